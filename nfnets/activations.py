@@ -1,0 +1,60 @@
+"""Activations scaled so that a standard normal input gives an output of variance one.
+
+`gamma = 1 / std(act(z))`, z ~ N(0, 1): [SigProp] section 4.3 (arXiv 2101.08692).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Activation(NamedTuple):
+  """One activation: the plain function and the factor that restores unit variance."""
+
+  function: Callable[[jax.Array], jax.Array]
+  gamma: float
+
+
+ACTIVATIONS: dict[str, Activation] = {
+  'identity': Activation(lambda x: x, 1.0),
+  'celu': Activation(jax.nn.celu, 1.270926833152771),
+  'elu': Activation(jax.nn.elu, 1.2716004848480225),
+  'gelu': Activation(lambda x: jax.nn.gelu(x, approximate=True), 1.7015043497085571),
+  'gelu_exact': Activation(lambda x: jax.nn.gelu(x, approximate=False), 1.7015043497085571),
+  'glu': Activation(jax.nn.glu, 1.8484294414520264),
+  'leaky_relu': Activation(jax.nn.leaky_relu, 1.70590341091156),
+  'log_sigmoid': Activation(jax.nn.log_sigmoid, 1.9193484783172607),
+  'log_softmax': Activation(jax.nn.log_softmax, 1.0002083778381348),
+  'relu': Activation(jax.nn.relu, 1.7139588594436646),
+  'relu6': Activation(jax.nn.relu6, 1.7131484746932983),
+  'selu': Activation(jax.nn.selu, 1.0008515119552612),
+  'sigmoid': Activation(jax.nn.sigmoid, 4.803835391998291),
+  'silu': Activation(jax.nn.silu, 1.7881293296813965),
+  'swish': Activation(jax.nn.silu, 1.7881293296813965),
+  'soft_sign': Activation(jax.nn.soft_sign, 2.338853120803833),
+  'softplus': Activation(jax.nn.softplus, 1.9203323125839233),
+  'tanh': Activation(jnp.tanh, 1.5939117670059204),
+}
+
+
+def get(name: str) -> Activation:
+  """Returns the activation called `name`.
+
+  Raises:
+    ValueError: there is no such activation.
+  """
+  if name not in ACTIVATIONS:
+    raise ValueError(f'Unknown activation {name!r}: choose one of {", ".join(sorted(ACTIVATIONS))}.')
+  return ACTIVATIONS[name]
+
+
+def scaled(name: str) -> Callable[[jax.Array], jax.Array]:
+  """Returns `x -> gamma * act(x)`, any shape, the input's dtype.
+
+  Raises:
+    ValueError: there is no such activation.
+  """
+  function, gamma = get(name)
+  return lambda x: function(x) * gamma

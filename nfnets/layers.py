@@ -1,0 +1,250 @@
+"""The layers that make a network normalizer-free.
+
+[SigProp]: Brock, De, Smith, arXiv 2101.08692. [NFNet]: Brock, De, Smith, Simonyan, arXiv 2102.06171.
+"""
+
+import math
+from collections.abc import Sequence
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from nfnets import conv as conv_lib
+
+Padding = str | Sequence[tuple[int, int]]
+
+
+def standardize(
+  w: jax.Array,
+  gain: jax.Array,
+  *,
+  fan_in: int | None = None,
+  epsilon: float = 1e-4,
+  epsilon_added_to_variance: bool = False,
+) -> jax.Array:
+  """Scaled weight standardisation, [SigProp] equation 2: zero mean, variance 1 / fan_in, a gain.
+
+  Args:
+    w: [..., I, O] weights; an output channel's statistics run over all axes but the last.
+    gain: [O] multiplier of each output channel.
+    fan_in: number of weights of one output channel; None: from the shape.
+    epsilon: keeps a constant filter from being divided by zero.
+    epsilon_added_to_variance: the divisor is sqrt(fan_in * (var + epsilon)) instead of
+      sqrt(max(fan_in * var, epsilon)).
+
+  Returns:
+    Weights of w's shape and dtype. The statistics are taken in float32 at least.
+  """
+  axes = tuple(range(w.ndim - 1))
+  fan_in = fan_in or math.prod(w.shape[:-1])
+  w_wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
+  mean = jnp.mean(w_wide, axis=axes, keepdims=True)
+  variance = jnp.var(w_wide, axis=axes, keepdims=True)
+  if epsilon_added_to_variance:
+    scale = lax.rsqrt(fan_in * (variance + epsilon))
+  else:
+    scale = lax.rsqrt(jnp.maximum(variance * fan_in, epsilon))
+  return ((w_wide - mean) * (scale * gain.astype(w_wide.dtype))).astype(w.dtype)
+
+
+class _WSConvND(hk.Module):
+  """A convolution of `num_spatial_dims` dimensions with standardised weights."""
+
+  num_spatial_dims: int
+
+  def __init__(
+    self,
+    output_channels: int,
+    kernel_shape: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    rate: int | Sequence[int] = 1,
+    padding: Padding = 'SAME',
+    with_bias: bool = True,
+    w_init: hk.initializers.Initializer | None = None,
+    b_init: hk.initializers.Initializer | None = None,
+    feature_group_count: int = 1,
+    gain_init: hk.initializers.Initializer = jnp.ones,
+    gamma: float = 1.0,
+    epsilon: float = 1e-4,
+    epsilon_added_to_variance: bool = False,
+    name: str | None = None,
+  ):
+    """Builds the layer; parameters are `w`, `gain` and, unless switched off, `bias`.
+
+    Args:
+      output_channels: number of output channels O.
+      kernel_shape: size of the kernel, one number or one per spatial dimension.
+      stride: strides, as kernel_shape.
+      rate: kernel dilation, as kernel_shape.
+      padding: 'SAME', 'VALID' or (low, high) for each spatial dimension.
+      with_bias: whether a bias [O] is added.
+      w_init: of the weights before standardisation; default N(0, 1 / fan_in), not truncated.
+      b_init: of the bias; default zeros.
+      feature_group_count: number of groups.
+      gain_init: of the gains [O].
+      gamma: constant factor of the weights (where the activation is not scaled itself).
+      epsilon: see `standardize`.
+      epsilon_added_to_variance: see `standardize`.
+      name: Haiku module name.
+    """
+    super().__init__(name=name)
+    n = self.num_spatial_dims
+    self.output_channels = output_channels
+    self.kernel_shape = (kernel_shape,) * n if isinstance(kernel_shape, int) else tuple(kernel_shape)
+    self.stride = stride
+    self.rate = rate
+    self.padding = padding
+    self.with_bias = with_bias
+    self.w_init = w_init
+    self.b_init = b_init or jnp.zeros
+    self.groups = feature_group_count
+    self.gain_init = gain_init
+    self.gamma = gamma
+    self.epsilon = epsilon
+    self.epsilon_added_to_variance = epsilon_added_to_variance
+
+  def standardized_weight(self, in_channels: int, dtype: jnp.dtype) -> jax.Array:
+    """Returns the weights that are convolved with: [*kernel, in_channels / groups, O]."""
+    if in_channels % self.groups or self.output_channels % self.groups:
+      raise ValueError(
+        f'{self.name}: {in_channels} input and {self.output_channels} output channels cannot be '
+        f'split into {self.groups} groups; both must be multiples of it.'
+      )
+    shape = (*self.kernel_shape, in_channels // self.groups, self.output_channels)
+    fan_in = math.prod(shape[:-1])
+    w_init = self.w_init or hk.initializers.RandomNormal(fan_in**-0.5)
+    w = hk.get_parameter('w', shape, dtype, init=w_init)
+    gain = hk.get_parameter('gain', (self.output_channels,), dtype, init=self.gain_init)
+    w = standardize(
+      w,
+      gain * self.gamma,
+      epsilon=self.epsilon,
+      epsilon_added_to_variance=self.epsilon_added_to_variance,
+    )
+    return w
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Convolves x [N, *spatial, I] to [N, *spatial_out, O]."""
+    if x.ndim != self.num_spatial_dims + 2:
+      raise ValueError(
+        f'{self.name} expects inputs of rank {self.num_spatial_dims + 2} '
+        f'[N, {self.num_spatial_dims} spatial, channels], got shape {x.shape}.'
+      )
+    w = self.standardized_weight(x.shape[-1], x.dtype)
+    out = self.convolve(x, w)
+    if self.with_bias:
+      out = out + hk.get_parameter('bias', (self.output_channels,), x.dtype, init=self.b_init)
+    return out
+
+  def convolve(self, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Applies the standardised weights."""
+    return conv_lib.conv(
+      x, w, stride=self.stride, padding=self.padding, rate=self.rate, groups=self.groups
+    )
+
+
+class WSConv1D(_WSConvND):
+  """Standardised convolution of [N, W, C]."""
+
+  num_spatial_dims = 1
+
+
+class WSConv2D(_WSConvND):
+  """Standardised convolution of [N, H, W, C]."""
+
+  num_spatial_dims = 2
+
+
+class WSConv3D(_WSConvND):
+  """Standardised convolution of [N, D, H, W, C]."""
+
+  num_spatial_dims = 3
+
+
+class WSConv2DTranspose(_WSConvND):
+  """Standardised transposed convolution of [N, H, W, C], weights [kh, kw, I, O].
+
+  Each output pixel is a sum over about kh * kw / (stride_h * stride_w) taps of every input
+  channel, so the fan-in that keeps the variance is kh * kw * I / (stride_h * stride_w).
+  """
+
+  num_spatial_dims = 2
+
+  def standardized_weight(self, in_channels: int, dtype: jnp.dtype) -> jax.Array:
+    """Returns weights scaled for the number of taps that reach one output pixel."""
+    w = super().standardized_weight(in_channels, dtype)
+    strides = (self.stride,) * 2 if isinstance(self.stride, int) else self.stride
+    return w * math.sqrt(math.prod(strides))
+
+  def convolve(self, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Applies the standardised weights."""
+    if self.groups != 1 or self.rate not in (1, (1, 1)):
+      raise ValueError(f'{self.name}: a transposed convolution takes neither groups nor a rate.')
+    strides = (self.stride,) * 2 if isinstance(self.stride, int) else self.stride
+    padding = self.padding if isinstance(self.padding, str) else tuple(self.padding)
+    return lax.conv_transpose(
+      x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+
+class SqueezeExcite(hk.Module):
+  """Channel attention: mean over space, Linear, relu, Linear, sigmoid (arXiv 1709.01507)."""
+
+  def __init__(self, output_channels: int, hidden_channels: int, name: str = 'squeeze_excite'):
+    """Builds the two Linear layers (with bias, not standardised)."""
+    super().__init__(name=name)
+    self.hidden = hk.Linear(hidden_channels, name='linear')
+    self.out = hk.Linear(output_channels, name='linear')  # Haiku calls it linear_1
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns the attention [N, 1, 1, C] in 0..1 for x [N, H, W, C]."""
+    squeezed = jnp.mean(x, axis=(1, 2))  # [N, C]
+    attention = jax.nn.sigmoid(self.out(jax.nn.relu(self.hidden(squeezed))))
+    return attention[:, None, None, :]
+
+
+class EfficientChannelAttention(hk.Module):
+  """Channel attention by a 1-D convolution over the channel means (arXiv 1910.03151).
+
+  The kernel's width follows from the channel count: t = int(|log2(C) + 1| / 2), made odd, >= 3.
+  """
+
+  def __init__(self, channels: int, name: str = 'efficient_channel_attention'):
+    """Sets the width of the kernel for `channels` channels."""
+    super().__init__(name=name)
+    width = int(abs(math.log2(channels) + 1) / 2)
+    self.kernel_size = max(width if width % 2 else width + 1, 3)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns the attention [N, 1, 1, C] in 0..1 for x [N, H, W, C]."""
+    init = hk.initializers.RandomNormal(self.kernel_size**-0.5)
+    w = hk.get_parameter('w', (self.kernel_size, 1, 1), x.dtype, init=init)
+    squeezed = jnp.mean(x, axis=(1, 2))[:, :, None]  # [N, C, 1]: the channels are the space
+    attention = jax.nn.sigmoid(conv_lib.conv(squeezed, w))
+    return attention[:, None, None, :, 0]
+
+
+class StochasticDepth(hk.Module):
+  """Drops whole examples of a residual branch while training (arXiv 1603.09382).
+
+  The kept examples are *not* divided by the keep probability unless `rescale` is set: that is what
+  the published networks do ([NFNet] appendix; timm rescales).
+  """
+
+  def __init__(self, rate: float, rescale: bool = False, name: str = 'stochastic_depth'):
+    """Sets the probability `rate`, in [0, 1), with which an example's branch is dropped."""
+    super().__init__(name=name)
+    if not 0 <= rate < 1:
+      raise ValueError(f'The stochastic depth rate must be in [0, 1), got {rate}.')
+    self.rate = rate
+    self.rescale = rescale
+
+  def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
+    """Returns x [N, ...] with some examples zeroed; x itself outside training."""
+    if not is_training or self.rate == 0:
+      return x
+    keep = jax.random.bernoulli(hk.next_rng_key(), 1 - self.rate, (x.shape[0],))
+    keep = keep.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
+    return x * (keep / (1 - self.rate) if self.rescale else keep)
