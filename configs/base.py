@@ -38,28 +38,28 @@ def get_config() -> ConfigDict:
   config.optimizer.final_learning_rate = 0.0  # not scaled by the batch
   config.optimizer.momentum = 0.9
   config.optimizer.weight_decay = 2e-5
-  config.optimizer.clipping = 0.01  # of adaptive gradient clipping; None switches it off
+  config.optimizer.clipping = 0.01  # of adaptive gradient clipping; 0 switches it off
   config.optimizer.clipping_eps = 1e-3
 
   config.data = ConfigDict()
-  config.data.source = 'tfds'  # 'digits' (embedded), 'folder', 'tfds' or 'synthetic' (random images)
+  config.data.source = 'tfds'  # 'digits' (embedded), 'folder', 'tfds', 'synthetic' (random images)
   config.data.name = ''  # the TFDS name when source is 'tfds', e.g. 'imagenet2012'
   config.data.dir = ''  # the folder of images, or TFDS's data directory
   config.data.train_split = 'train'  # a TFDS split expression, or the sub-folder's name
   config.data.test_split = 'test'
   config.data.held_out_fraction = 0.2  # 'folder' without a test sub-folder: share kept for the test
-  config.data.num_examples = 0  # 'synthetic': number of training images an epoch
+  config.data.num_examples = 0  # 'synthetic': training images an epoch; the test has a tenth
+  config.data.num_classes = 1000  # 'synthetic': number of classes
   config.data.image_size = config_dict.placeholder(int)  # None: the variant's training size
   config.data.eval_image_size = config_dict.placeholder(int)  # None: the variant's test size
-  config.data.crop = 'random'  # 'random' (area and aspect below), 'shift' or 'none'
+  config.data.crop = 'random'  # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'
   config.data.crop_area = (0.08, 1.0)  # share of the picture's area
   config.data.crop_aspect = (0.75, 4 / 3)  # width / height
   config.data.shift_fraction = 0.1  # crop 'shift': uniform translation, share of the side
   config.data.flip = True  # left-right, with probability 1/2
-  config.data.resize = 'bicubic'  # 'bicubic' (exact) or 'bicubic_opencv' (faster, another kernel)
-  config.data.eval_mode = 'resize_crop_32'  # or 'crop_resize', 'resize_crop_0.875'
+  config.data.eval_mode = 'resize_crop_32'  # 'crop_resize', 'resize_crop_0.875' or 'resize' (all)
   config.data.eval_batch_size = config_dict.placeholder(int)  # None: global_batch_size
   config.data.num_workers = 0  # processes that prepare batches; 0: threads of this process
-  config.data.num_threads = 8  # reading threads per process
+  config.data.num_threads = 8  # threads per process that decode and augment
   config.data.max_corrupt_fraction = 0.001  # more unreadable pictures than this end the run
   return config

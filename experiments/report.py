@@ -1,0 +1,186 @@
+"""The final figures of a run (`report.json`) and its curves (`curves.png`)."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments import metrics
+
+REPORT_NAME = 'report.json'
+CURVES_NAME = 'curves.png'
+
+# Okabe and Ito's palette, told apart with every common colour vision; line styles differ as well.
+_BLUE, _ORANGE, _GREEN = '#0072B2', '#D55E00', '#009E73'
+
+
+class Line(NamedTuple):
+  """One curve: the metric's name, what the legend calls it, and how it is drawn."""
+
+  metric: str
+  label: str
+  colour: str = _BLUE
+  style: str = '-'
+
+
+class Panel(NamedTuple):
+  """One set of axes: quantity and unit for its label, its curves, and how to draw their values."""
+
+  label: str
+  lines: tuple[Line, ...]
+  factor: float = 1.0  # on the values
+  from_zero: bool = False  # the vertical axis begins at 0
+
+
+PANELS = (
+  Panel('training loss (nats)', (Line('train/loss', 'loss'),)),
+  Panel('learning rate', (Line('train/learning_rate', 'learning rate'),), from_zero=True),
+  Panel(
+    'test top-1 accuracy (%)',
+    (
+      Line('test/top1', 'raw parameters', _BLUE, '-'),
+      Line('test/top1_ema', 'moving average', _ORANGE, '--'),
+    ),
+    factor=100.0,
+  ),
+  Panel(
+    'clipped units (%)',
+    (
+      Line('train/clipped_share/weights', 'weights', _BLUE, '-'),
+      Line('train/clipped_share/gains_and_biases', 'gains and biases', _GREEN, '-.'),
+    ),
+    factor=100.0,
+    from_zero=True,
+  ),
+)
+
+
+def write_report(
+  workdir: str | os.PathLike,
+  summary: Mapping[str, Any],
+  *,
+  steps_per_epoch: float | None = None,
+  title: str = '',
+) -> tuple[Path, Path]:
+  """Writes `report.json` and, from the run's `metrics.csv`, `curves.png` into workdir.
+
+  The metrics drawn are those of `PANELS`; accuracies and shares are fractions of 1 in the file and
+  percentages in the picture. Both files are replaced in one move.
+
+  Args:
+    workdir: the run's folder.
+    summary: final figures; numbers, text, lists and mappings, numpy and JAX scalars included.
+      A NaN or an infinity becomes null.
+    steps_per_epoch: draws over epochs; None draws over steps.
+    title: a line above the curves, e.g. the variant and the data set.
+
+  Returns:
+    The paths of the report and of the picture.
+
+  Raises:
+    FileNotFoundError: if there is no `metrics.csv`.
+    ValueError: if `metrics.csv` is damaged.
+    TypeError: if summary holds something that JSON cannot.
+  """
+  workdir = Path(workdir)
+  text = json.dumps(_plain(summary), indent=2, allow_nan=False) + '\n'
+  report = _replace(workdir / REPORT_NAME, lambda path: path.write_text(text, encoding='utf-8'))
+  figure = draw_curves(metrics.read_csv(workdir), steps_per_epoch=steps_per_epoch, title=title)
+  curves = _replace(workdir / CURVES_NAME, lambda path: figure.savefig(path, format='png'))
+  return report, curves
+
+
+def draw_curves(
+  series: Mapping[str, metrics.Series], *, steps_per_epoch: float | None = None, title: str = ''
+) -> Figure:
+  """Draws the panels of `PANELS` on a figure of 11 by 7 inches, without any display.
+
+  Args:
+    series: metric name -> its points; a missing one leaves its panel with a note.
+    steps_per_epoch: draws over epochs; None draws over steps.
+    title: a line above all.
+  """
+  figure = Figure(figsize=(11, 7), dpi=120, layout='constrained')
+  FigureCanvasAgg(figure)
+  figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+  per_unit = steps_per_epoch or 1.0
+  last = max((int(s.steps[-1]) for s in series.values() if len(s.steps)), default=0) / per_unit
+  for panel, axes in zip(PANELS, figure.subplots(2, 2).flat, strict=True):
+    _draw_panel(axes, panel, series, per_unit)
+    axes.set_xlabel('epoch' if steps_per_epoch else 'step (parameter updates)')
+    axes.set_xlim(-0.01 * last, 1.02 * last or 1.0)
+    axes.xaxis.set_major_locator(
+      MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=not steps_per_epoch)
+    )
+  if title:
+    figure.suptitle(title)
+  return figure
+
+
+def _draw_panel(
+  axes: Axes, panel: Panel, series: Mapping[str, metrics.Series], per_unit: float
+) -> None:
+  """Draws one panel; the curve's last value stands in the legend."""
+  drawn = 0
+  for line in panel.lines:
+    found = series.get(line.metric)
+    finite = np.isfinite(found.values) if found is not None else np.zeros(0, bool)
+    if not finite.any():
+      continue
+    # A NaN breaks the curve, which shows where a run diverged.
+    values = np.where(finite, found.values * panel.factor, np.nan)
+    axes.plot(
+      found.steps / per_unit,
+      values,
+      line.style,
+      color=line.colour,
+      linewidth=1.6,
+      marker='o' if len(values) <= 40 else None,  # few points, or one, would not show as a line
+      markersize=3.5,
+      label=f'{line.label} (last: {values[finite][-1]:.4g})',
+    )
+    drawn += 1
+  axes.set_ylabel(panel.label)
+  axes.grid(color='0.9', linewidth=0.8)
+  axes.set_axisbelow(True)
+  axes.spines[['top', 'right']].set_visible(False)
+  if drawn:
+    axes.margins(y=0.08)
+    if panel.from_zero:
+      axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize='small')
+  else:
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, 'not recorded', transform=axes.transAxes, ha='center', color='0.45')
+
+
+def _plain(value: Any) -> Any:
+  """JSON's own types: numpy and JAX numbers become Python's, numbers that are not finite None."""
+  if isinstance(value, Mapping):
+    return {str(key): _plain(entry) for key, entry in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(entry) for entry in value]
+  if hasattr(value, 'tolist'):
+    return _plain(value.tolist())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> Path:
+  """Lets `write` fill a file beside path, then moves it there."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    write(temporary)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+  return path

@@ -1,0 +1,177 @@
+"""Which parameters are clipped and which decayed: (module path, name) -> group.
+
+[NFNet] (arXiv 2102.06171) section 4.1 clips every parameter but the final linear layer's weights;
+its training recipe decays every parameter but gains and biases.
+
+| group              | members                                   | clipped | weight decay |
+|--------------------|-------------------------------------------|---------|--------------|
+| `gains_and_biases` | gains, biases, skip gains, norms' scales  | yes     | no           |
+| `classifier`       | the last linear layer's weight matrix     | no      | yes          |
+| `weights`          | every other weight                        | yes     | yes          |
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+GAINS_AND_BIASES = 'gains_and_biases'
+CLASSIFIER = 'classifier'
+WEIGHTS = 'weights'
+GROUPS = (GAINS_AND_BIASES, CLASSIFIER, WEIGHTS)
+
+_GROUP_OF_NAME = {
+  'w': WEIGHTS,
+  'b': GAINS_AND_BIASES,
+  'bias': GAINS_AND_BIASES,
+  'gain': GAINS_AND_BIASES,
+  'skip_gain': GAINS_AND_BIASES,
+  'scale': GAINS_AND_BIASES,  # of Haiku's normalisation layers
+  'offset': GAINS_AND_BIASES,
+}
+
+
+class UnknownParameterError(ValueError):
+  """A parameter whose name belongs to no group."""
+
+
+def assign(
+  params: Mapping[str, Mapping[str, Any]],
+  classifier: str | None = None,
+  names: Mapping[str, str] | None = None,
+) -> Any:
+  """Gives every parameter its group, by its name; never by guessing.
+
+  Args:
+    params: a Haiku tree, module path -> name -> array (or anything with a shape).
+    classifier: module path of the classifier, e.g. 'my_net/~/logits'. None finds it: the only
+      module directly under the root with a 2-D 'w', which is `<Root>/~/linear` in this library's
+      networks. '' states that the network has none (a backbone).
+    names: groups of further parameter names, e.g. {'embeddings': 'weights'}.
+
+  Returns:
+    A tree like params with one group name of `GROUPS` at each array.
+
+  Raises:
+    UnknownParameterError: if a name has no group.
+    ValueError: if params is not a two-level tree, `names` holds an unknown group, or the
+      classifier is not in the tree, or cannot be found in it.
+  """
+  groups = _assign_by_name(params, names)
+  if classifier != '':
+    module = _find_classifier(params) if classifier is None else classifier
+    if 'w' not in params.get(module, {}):
+      raise ValueError(
+        f'the classifier {module!r} has no weights in this tree (no parameter {module}/w); pass '
+        f'one of its modules, such as {_some(_linear_modules(params))}.'
+      )
+    groups[module]['w'] = CLASSIFIER
+  # Each value may itself be a small tree without arrays (optax's MaskedNode), and the mapping may
+  # be another type than dict; the result has exactly the structure of params.
+  filled = {
+    module: {name: jax.tree.map(lambda _, g=groups[module][name]: g, value)
+             for name, value in entries.items()}
+    for module, entries in params.items()
+  }  # fmt: skip
+  return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(filled))
+
+
+def clip_mask(
+  params: Mapping[str, Mapping[str, Any]],
+  classifier: str | None = None,
+  names: Mapping[str, str] | None = None,
+) -> Any:
+  """A tree of bools like params: True where adaptive gradient clipping applies.
+
+  Takes the arguments of `assign` and raises what it raises.
+  """
+  return jax.tree.map(lambda group: group != CLASSIFIER, assign(params, classifier, names))
+
+
+def decay_mask(
+  params: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> Any:
+  """A tree of bools like params: True where weight decay applies.
+
+  The classifier is decayed like any other weight, so it need not be known. Takes the other
+  arguments of `assign` and raises what it raises.
+  """
+  groups = assign(params, classifier='', names=names)
+  return jax.tree.map(lambda group: group != GAINS_AND_BIASES, groups)
+
+
+def sum_by_group(values: Any, groups: Any) -> dict[str, Any]:
+  """Sums scalars over each parameter group.
+
+  Args:
+    values: a tree of scalars, e.g. the `clipped` or the `units` of `clipped_share`.
+    groups: a tree of the same structure with group names, from `assign`.
+
+  Returns:
+    Group name -> sum, for the groups that occur.
+
+  Raises:
+    ValueError: if the two trees differ in their number of leaves.
+  """
+  sums: dict[str, Any] = {}
+  for group, value in zip(jax.tree.leaves(groups), jax.tree.leaves(values), strict=True):
+    sums[group] = sums.get(group, 0) + value
+  return sums
+
+
+def _assign_by_name(
+  params: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None
+) -> dict[str, dict[str, str]]:
+  """Module path -> name -> group, from the names alone."""
+  table = {**_GROUP_OF_NAME, **(names or {})}
+  for name, group in table.items():
+    if group not in GROUPS:
+      raise ValueError(f'names maps {name!r} to the group {group!r}; expected one of {GROUPS}.')
+  if not isinstance(params, Mapping):
+    raise ValueError(
+      f'expected a Haiku tree (module path -> name -> array), got {type(params).__name__}; pass '
+      f'what `init` of a transformed Haiku function returned.'
+    )
+  result: dict[str, dict[str, str]] = {}
+  for module, entries in params.items():
+    if not isinstance(entries, Mapping) or any(isinstance(v, Mapping) for v in entries.values()):
+      raise ValueError(
+        f'expected two levels (module path -> name -> array), but {module!r} is not a mapping of '
+        f'arrays; pass what `init` of a transformed Haiku function returned.'
+      )
+    for name in entries:
+      if name not in table:
+        raise UnknownParameterError(
+          f'no parameter group is known for {module}/{name}; known names are {sorted(table)}, so '
+          f"rename it or pass names={{'{name}': '{WEIGHTS}'}} (or another of {GROUPS})."
+        )
+    result[module] = {name: table[name] for name in entries}
+  return result
+
+
+def _find_classifier(params: Mapping[str, Mapping[str, Any]]) -> str:
+  """The only linear layer directly under the root module, which must exist."""
+  paths = {module: [part for part in module.split('/') if part != '~'] for module in params}
+  # Modules made in a plain function have no common root; then they are the top level themselves.
+  has_root = len({path[0] for path in paths.values()}) == 1
+  found = [m for m in _linear_modules(params) if len(paths[m]) <= (2 if has_root else 1)]
+  if len(found) != 1:
+    what = 'no linear layer is' if not found else f'{len(found)} linear layers are'
+    raise ValueError(
+      f'{what} directly under the root module, so the classifier (whose weights are not clipped) '
+      f"is unclear; pass classifier='<module path>', or classifier='' if there is none. Linear "
+      f'layers: {_some(found or _linear_modules(params))}.'
+    )
+  return found[0]
+
+
+def _linear_modules(params: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Paths of the modules with a 2-D array 'w'."""
+  return [module for module, entries in params.items()
+          if hasattr(entries.get('w'), 'shape') and len(entries['w'].shape) == 2]  # fmt: skip
+
+
+def _some(modules: list[str]) -> str:
+  """The first few of a list, readable in a sentence."""
+  rest = f' and {len(modules) - 5} more' if len(modules) > 5 else ''
+  return (', '.join(map(repr, modules[:5])) + rest) or 'none'

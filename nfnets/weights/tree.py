@@ -1,0 +1,206 @@
+"""A Haiku parameter tree as one safetensors file, and back.
+
+Each array is stored under the key `<module path>//<name>`, e.g. `NFNet/~/linear//w`. The file's
+metadata (text -> text) hold the format's name and version and, as JSON, the model's spec.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+FORMAT = 'nfnets.tree'
+VERSION = '1'
+_SEPARATOR = '//'
+_RESERVED = ('format', 'format_version', 'spec')
+
+Tree = dict[str, dict[str, np.ndarray]]
+
+
+def save(
+  path: str | os.PathLike,
+  params: Mapping[str, Mapping[str, Any]],
+  *,
+  spec: Mapping[str, Any] | None = None,
+  metadata: Mapping[str, str] | None = None,
+) -> None:
+  """Writes a parameter tree; a file of that name is replaced in one move, or not at all.
+
+  Args:
+    path: the file, in an existing folder.
+    params: module path -> name -> array of any shape, () included, in its own dtype (float32,
+      bfloat16, ...). Device arrays must be fully addressable.
+    spec: what describes the model, of JSON types (tuples become lists).
+    metadata: further text, e.g. {'dataset': 'imagenet2012'}.
+
+  Raises:
+    ValueError: if params is not such a tree, spec is not JSON or metadata not text, or metadata
+      uses a reserved name.
+  """
+  header = {'format': FORMAT, 'format_version': VERSION}
+  for key, value in (metadata or {}).items():
+    if key in _RESERVED or not isinstance(key, str) or not isinstance(value, str):
+      raise ValueError(
+        f'metadata must map text to text and may not use {_RESERVED}, got {key!r}: {value!r}.'
+      )
+    header[key] = value
+  if spec is not None:
+    try:
+      header['spec'] = json.dumps(dict(spec), allow_nan=False)
+    except (TypeError, ValueError) as error:
+      raise ValueError(
+        f'spec must hold JSON types only ({error}); convert the other values first.'
+      ) from None
+  arrays = _flatten(params)
+  path = Path(path)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    safetensors.numpy.save_file(arrays, temporary, metadata=header)
+    os.replace(temporary, path)
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'safetensors cannot store these arrays ({error}).') from None
+  finally:
+    with contextlib.suppress(FileNotFoundError):
+      temporary.unlink()
+
+
+def load(path: str | os.PathLike) -> tuple[Tree, dict[str, Any]]:
+  """Reads a file that `save` wrote. Nothing in a file can make this run code.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The tree (module path -> name -> numpy array, bit-equal to what was saved), and the metadata
+    (text -> text), where 'spec' is the saved spec itself if there was one.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if the file is truncated, damaged, or of another format or version.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no weights file {str(path)!r}.')
+  try:
+    with safetensors.safe_open(path, framework='np') as file:
+      metadata = dict(file.metadata() or {})
+      arrays = file.get_tensors()
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+      f'{path} is not a whole safetensors file ({error}); get it again, or read a pickle of the '
+      f'published weights with load_deepmind.'
+    ) from None
+  if metadata.pop('format', None) != FORMAT:
+    raise ValueError(
+      f'{path} is a safetensors file of another program (its metadata lack format={FORMAT!r}); '
+      f'convert it first, e.g. timm weights with from_timm.'
+    )
+  version = metadata.pop('format_version', None)
+  if version != VERSION:
+    raise ValueError(
+      f'{path} has format version {version!r} and this library reads {VERSION!r}; update nfnets.'
+    )
+  params: Tree = {}
+  for key, array in arrays.items():
+    module, separator, name = key.rpartition(_SEPARATOR)
+    if not (module and separator and name):
+      raise ValueError(
+        f'{path} is damaged: its array {key!r} is not named <module path>{_SEPARATOR}<name>.'
+      )
+    params.setdefault(module, {})[name] = array
+  if 'spec' in metadata:
+    try:
+      metadata['spec'] = json.loads(metadata['spec'])
+    except ValueError:
+      raise ValueError(f'{path} is damaged: the spec in its metadata is not JSON.') from None
+  return params, metadata
+
+
+def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[str, Any]]) -> Tree:
+  """Checks loaded arrays against a model: every one must be there, in shape, and none besides.
+
+  Args:
+    target: what the model expects: module path -> name -> array, anything with `shape` (and
+      `dtype`, then the result is cast to it), or a shape as a tuple or list.
+    loaded: module path -> name -> array.
+
+  Returns:
+    The loaded arrays as numpy arrays, in the target's order and dtypes.
+
+  Raises:
+    ValueError: naming what the file lacks, what the model lacks and what differs in shape.
+  """
+  wanted = _leaves(target)
+  found = _leaves(loaded)
+  missing = [f'{key} {_shape(wanted[key])}' for key in wanted if key not in found]
+  unexpected = [f'{key} {_shape(found[key])}' for key in found if key not in wanted]
+  different = [
+    f'{key} {_shape(wanted[key])} in the model, {_shape(found[key])} loaded'
+    for key in wanted
+    if key in found and _shape(wanted[key]) != _shape(found[key])
+  ]
+  if missing or unexpected or different:
+    problems = (
+      _report('missing from the loaded weights', missing),
+      _report('unexpected in the loaded weights', unexpected),
+      _report('of another shape', different),
+    )
+    raise ValueError(
+      f'the loaded weights ({len(found)} arrays) do not fit the model ({len(wanted)} arrays); '
+      f'build the model with the variant and number of classes of the weights.'
+      + ''.join(filter(None, problems))
+    )
+  merged: Tree = {}
+  for module, entries in target.items():
+    merged[module] = {
+      name: np.asarray(loaded[module][name], dtype=getattr(leaf, 'dtype', None))
+      for name, leaf in entries.items()
+    }
+  return merged
+
+
+def _flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Key -> contiguous numpy array; refuses what `load` could not bring back as it was."""
+  if not isinstance(params, Mapping) or not params:
+    raise ValueError(
+      f'expected a tree (module path -> name -> array) with arrays, got {type(params).__name__}.'
+    )
+  flat = {}
+  for module, entries in params.items():
+    if not isinstance(entries, Mapping) or not entries:
+      raise ValueError(f'module {module!r} must map names to arrays and hold at least one.')
+    for name, value in entries.items():
+      if not module or not name or '/' in name:
+        raise ValueError(f'module path {module!r} with the name {name!r} cannot be stored.')
+      array = np.asarray(value, order='C')  # ascontiguousarray would make () into (1,)
+      if array.dtype.kind in 'OSUMm':
+        raise ValueError(
+          f'{module}/{name} is a {type(value).__name__}, not an array of numbers; the tree has two '
+          f'levels, module path -> name -> array.'
+        )
+      flat[f'{module}{_SEPARATOR}{name}'] = array
+  return flat
+
+
+def _leaves(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """'module/name' -> leaf."""
+  return {f'{m}/{name}': leaf for m, entries in tree.items() for name, leaf in entries.items()}
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+  """The shape of an array, or the shape that a tuple or list is."""
+  return tuple(leaf if isinstance(leaf, tuple | list) else np.shape(leaf))
+
+
+def _report(what: str, items: list[str], limit: int = 5) -> str:
+  """One line of the merge error: how many and the first few; nothing for none."""
+  if not items:
+    return ''
+  rest = f', and {len(items) - limit} more' if len(items) > limit else ''
+  return f'\n  {len(items)} {what}: {", ".join(items[:limit])}{rest}'
