@@ -51,8 +51,8 @@ def decode(data: bytes) -> np.ndarray:
 def _decode_jpeg(data: bytes) -> np.ndarray:
   try:
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-  except ValueError as error:
-    raise ValueError(f'the JPEG header cannot be read ({error}); replace the file') from None
+  except (ValueError, KeyError):  # KeyError: a colour space that does not exist
+    raise ValueError('the JPEG header is corrupt or cut off; replace the file') from None
   _check_size(height, width)
   output = 'CMYK' if colorspace in ('CMYK', 'YCCK') else 'RGB'
   try:
@@ -84,8 +84,10 @@ def _decode_other(data: bytes) -> np.ndarray:
   try:
     with Image.open(io.BytesIO(data)) as header:  # reads the header only
       kind, (width, height) = header.format, header.size
-  except Exception as error:  # Pillow raises many types, SyntaxError included
-    raise ValueError(f'this is no picture that can be read ({error})') from None
+  except Image.DecompressionBombError:
+    raise ValueError(f'the picture has more than {MAX_PIXELS} pixels; reduce it first') from None
+  except Exception:  # Pillow raises many types, SyntaxError included
+    raise ValueError('the data are no picture of a known format; expected JPEG or PNG') from None
   _check_size(height, width)
   try:
     image = cv2.imdecode(
@@ -99,9 +101,9 @@ def _decode_other(data: bytes) -> np.ndarray:
 
 
 def _check_size(height: int, width: int) -> None:
-  if height < 1 or width < 1 or height * width > MAX_PIXELS:
+  if not 1 <= height * width <= MAX_PIXELS:
     raise ValueError(
-      f'the picture says it is {width} x {height} pixels; expected 1 to {MAX_PIXELS} in all'
+      f'the picture has {width} x {height} pixels; expected 1 to {MAX_PIXELS}: reduce it first'
     )
 
 

@@ -30,9 +30,7 @@ def preprocess(
   return images.normalize(resize_for_evaluation(image, size, mode))
 
 
-def resize_for_evaluation(
-  image: np.ndarray, size: int, mode: str = 'resize_crop_32'
-) -> np.ndarray:
+def resize_for_evaluation(image: np.ndarray, size: int, mode: str = 'resize_crop_32') -> np.ndarray:
   """Resizes and crops a picture in one of the published ways, all bicubic.
 
   Args:
@@ -60,7 +58,7 @@ def resize_for_evaluation(
   else:
     raise ValueError(f'unknown evaluation mode {mode!r}; choose one of {EVALUATION_MODES}')
   resized = images.resize_bicubic(image, (resized_size, resized_size))
-  start = (resized_size - size) // 2
+  start = (resized_size - size + 1) // 2
   return resized[start : start + size, start : start + size]
 
 
@@ -74,5 +72,6 @@ def padded_center_box(shape: tuple[int, ...], size: int) -> tuple[int, int, int,
     size: the side that the square is to be resized to, in pixels.
   """
   height, width = shape[:2]
-  side = max(1, int(size / (size + _PADDING) * min(height, width)))
+  # In float32, as published: the product is often a whole number, which float64 may just miss.
+  side = max(1, int(np.float32(size / (size + _PADDING)) * np.float32(min(height, width))))
   return (height - side + 1) // 2, (width - side + 1) // 2, side, side

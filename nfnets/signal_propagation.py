@@ -24,8 +24,8 @@ def measure(
   *args: Any,
   methods: tuple[str, ...] = ('stem', 'residual', '__call__'),
   rng: jax.Array | None = None,
-) -> dict[str, dict[str, jax.Array]]:
-  """Runs a network once and returns statistics of what its modules' methods returned.
+) -> tuple[dict[str, dict[str, jax.Array]], Any]:
+  """Runs a network once and measures what its modules' methods returned.
 
   Args:
     network: a function that builds and calls Haiku modules, as given to `hk.transform`.
@@ -35,8 +35,9 @@ def measure(
     rng: key, for networks that draw random numbers.
 
   Returns:
-    '<module path>.<method>' in order of execution -> {'average_squared_mean',
-    'average_variance'}, float32 scalars. `__call__` is written as the module path alone.
+    The statistics, '<module path>.<method>' in order of execution -> {'average_squared_mean',
+    'average_variance'}, float32 scalars, `__call__` being written as the module path alone; and
+    what the network returned.
   """
 
   @jax.jit
@@ -56,10 +57,10 @@ def measure(
       return out
 
     with hk.intercept_methods(record):
-      hk.transform(network).apply(params, rng, *args)
+      out = hk.transform(network).apply(params, rng, *args)
     order.extend(statistics)  # jit returns dictionaries sorted by key
-    return statistics
+    return statistics, out
 
   order: list[str] = []
-  statistics = run(params, *args)
-  return {path: statistics[path] for path in order}
+  statistics, out = run(params, *args)
+  return {path: statistics[path] for path in order}, out

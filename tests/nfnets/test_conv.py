@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nfnets import conv
+
+
+def reference(x, w, stride, rate, groups):
+  """SAME convolution in float64, a loop over kernel taps."""
+  n, height, width, _ = x.shape
+  kh, kw, _, out_channels = w.shape
+  out_h, out_w = -(-height // stride), -(-width // stride)
+  pads = []
+  for size, out, k in ((height, out_h, kh), (width, out_w, kw)):
+    total = max((out - 1) * stride + (k - 1) * rate + 1 - size, 0)
+    pads.append((total // 2, total - total // 2))
+  x = np.pad(x, ((0, 0), *pads, (0, 0)))
+  y = np.zeros((n, out_h, out_w, out_channels))
+  for group_x, group_w, group_y in zip(
+    np.split(x, groups, -1), np.split(w, groups, -1), np.split(y, groups, -1), strict=True
+  ):
+    for i in range(kh):
+      for j in range(kw):
+        rows = slice(i * rate, i * rate + (out_h - 1) * stride + 1, stride)
+        columns = slice(j * rate, j * rate + (out_w - 1) * stride + 1, stride)
+        group_y += group_x[:, rows, columns] @ group_w[i, j]
+  return y
+
+
+@pytest.mark.parametrize('strategy', ['plain', 'split'])
+@pytest.mark.parametrize(
+  ('size', 'kernel', 'stride', 'rate', 'groups'),
+  [(8, 3, 1, 1, 1), (9, 3, 2, 1, 3), (7, 1, 1, 1, 2), (10, 3, 1, 2, 6), (11, 7, 2, 1, 1)],
+)
+def test_equals_a_loop_over_taps(strategy, size, kernel, stride, rate, groups):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, size, size + 1, 12))
+  w = rng.standard_normal((kernel, kernel, 12 // groups, 18))
+  with conv.strategy(strategy):
+    y = conv.conv(
+      jnp.float32(x), jnp.float32(w), stride=stride, rate=rate, groups=groups
+    )
+  np.testing.assert_allclose(y, reference(x, w, stride, rate, groups), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_gradients_do_not_depend_on_the_strategy(stride):
+  rng = np.random.default_rng(1)
+  x = jnp.float32(rng.standard_normal((2, 9, 9, 16)))
+  w = jnp.float32(rng.standard_normal((3, 3, 4, 32)))
+
+  def gradients(strategy):
+    def loss(x, w):
+      return jnp.sum(jnp.sin(conv.conv(x, w, stride=stride, groups=4)))
+
+    with conv.strategy(strategy):
+      return jax.grad(loss, (0, 1))(x, w)
+
+  for split, plain in zip(gradients('split'), gradients('plain'), strict=True):
+    np.testing.assert_allclose(split, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_split_leaves_no_grouped_convolution_and_plain_leaves_one():
+  x, w = jnp.ones((1, 8, 8, 12)), jnp.ones((3, 3, 4, 12))
+
+  def lowered(strategy):
+    with conv.strategy(strategy):
+      return jax.jit(lambda x, w: conv.conv(x, w, groups=3)).lower(x, w).as_text()
+
+  assert 'feature_group_count = 3' in lowered('plain')
+  assert 'feature_group_count = 3' not in lowered('split')
+  assert lowered('split').count('stablehlo.convolution') == 3
+
+
+def test_unknown_strategy():
+  with pytest.raises(ValueError, match=r"'fast': choose one of"), conv.strategy('fast'):
+    pass

@@ -1,0 +1,156 @@
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from nfnets import images
+
+_RNG = np.random.default_rng(0)
+_PICTURE = cv2.GaussianBlur(_RNG.integers(0, 256, (90, 120, 3), dtype=np.uint8), (0, 0), 3)
+_PICTURE = cv2.normalize(_PICTURE, None, 0, 255, cv2.NORM_MINMAX)
+
+
+def _encode(picture, kind, **options):
+  buffer = io.BytesIO()
+  picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+  picture.save(buffer, kind, **options)
+  return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+  ('size', 'out'), [((8, 8), (32, 32)), ((9, 12), (36, 24)), ((4, 4), (64, 4))]
+)
+def test_enlarging_equals_pillow(size, out):
+  # Pillow has the same kernel and edge rule when it enlarges. These ratios put every tap on the
+  # grid of positions to which TensorFlow rounds, so both must agree.
+  picture = _RNG.uniform(0, 255, (*size, 3)).astype(np.float32)
+  resized = images.resize_bicubic(picture, out)
+  for channel in range(3):
+    expected = Image.fromarray(picture[..., channel]).resize(out[::-1], Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(resized[..., channel], np.asarray(expected), atol=1e-3)
+
+
+def test_reducing_takes_four_taps_only():
+  # 16 -> 4 without antialias: centres at 1.5, 5.5, ...; the taps weigh -1/16, 9/16, 9/16, -1/16.
+  row = _RNG.integers(0, 256, 16)
+  expected = [np.dot(row[4 * i : 4 * i + 4], [-1, 9, 9, -1]) / 16 for i in range(4)]
+  picture = np.tile(row.astype(np.uint8)[None, :, None], (5, 1, 3))
+  resized = images.resize_bicubic(picture, (5, 4))
+  np.testing.assert_allclose(resized[2, :, 1], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_box_equals_the_crop_alone(dtype):
+  picture = _PICTURE.astype(dtype)
+  boxed = images.resize_bicubic(picture, (33, 47), box=(11, 23, 61, 50))
+  assert boxed.dtype == np.float32
+  np.testing.assert_array_equal(
+    boxed, images.resize_bicubic(picture[11:72, 23:73].copy(), (33, 47))
+  )
+
+
+def test_constant_and_same_size_are_kept():
+  flat = np.full((37, 41, 3), 200, np.uint8)
+  np.testing.assert_allclose(images.resize_bicubic(flat, (64, 19)), 200, atol=1e-3)
+  np.testing.assert_array_equal(images.resize_bicubic(_PICTURE, (90, 120)), _PICTURE)
+
+
+def test_mirroring_commutes_with_the_resize():
+  # What lets the pipeline flip the small result instead of the crop.
+  flipped = images.resize_bicubic(_PICTURE[:, ::-1], (50, 64))
+  np.testing.assert_allclose(flipped[:, ::-1], images.resize_bicubic(_PICTURE, (50, 64)), atol=0.1)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'size', 'box'),
+  [((8, 8), (4, 4), None), ((8, 8, 3), (0, 4), None), ((8, 8, 3), (4, 4), (0, 5, 8, 4))],
+)
+def test_bad_resize_is_refused(shape, size, box):
+  with pytest.raises(ValueError, match=r'resize|box'):
+    images.resize_bicubic(np.zeros(shape, np.uint8), size, box)
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'BMP', 'TIFF'])
+def test_lossless_formats_give_the_pixels_back(kind):
+  np.testing.assert_array_equal(images.decode(_encode(_PICTURE, kind)), _PICTURE)
+
+
+@pytest.mark.parametrize('options', [{}, {'progressive': True}, {'subsampling': 0}])
+def test_jpeg_is_close_to_pillow(options):
+  data = _encode(_PICTURE, 'JPEG', quality=90, **options)
+  expected = np.asarray(Image.open(io.BytesIO(data))).astype(int)
+  difference = np.abs(images.decode(data).astype(int) - expected)
+  assert difference.max() <= 4  # another integer DCT
+  assert difference.mean() < 1.5
+
+
+@pytest.mark.parametrize(
+  ('mode', 'kind'),
+  [('L', 'PNG'), ('L', 'JPEG'), ('P', 'PNG'), ('1', 'PNG'), ('LA', 'PNG'), ('P', 'GIF')],
+)
+def test_other_modes_become_rgb(mode, kind):
+  data = _encode(Image.fromarray(_PICTURE).convert(mode), kind)
+  expected = np.asarray(Image.open(io.BytesIO(data)).convert('RGB')).astype(int)
+  assert np.abs(images.decode(data) - expected).max() <= (2 if kind == 'JPEG' else 0)
+
+
+def test_alpha_is_dropped_and_16_bits_keep_their_upper_half():
+  alpha = np.dstack([_PICTURE, _RNG.integers(0, 256, _PICTURE.shape[:2], dtype=np.uint8)])
+  np.testing.assert_array_equal(images.decode(_encode(alpha, 'PNG')), _PICTURE)
+  deep = _RNG.integers(0, 2**16, (20, 30), dtype=np.uint16)
+  decoded = images.decode(_encode(deep, 'PNG'))
+  np.testing.assert_array_equal(decoded, np.repeat((deep >> 8)[..., None], 3, axis=-1))
+
+
+def test_cmyk_jpeg_has_the_right_colours():
+  data = _encode(Image.fromarray(_PICTURE).convert('CMYK'), 'JPEG', quality=95)
+  assert np.abs(images.decode(data).astype(int) - _PICTURE).mean() < 3
+
+
+_JPEG = _encode(_PICTURE, 'JPEG', quality=90)
+_PNG = _encode(_PICTURE, 'PNG')
+
+
+def _png_that_claims(width, height):
+  head = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  return b'\x89PNG\r\n\x1a\n\0\0\0\x0d' + head + struct.pack('>I', zlib.crc32(head)) + _PNG[33:]
+
+
+@pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
+@pytest.mark.parametrize(
+  ('data', 'words'),
+  [
+    (b'', 'empty'),
+    (b'no picture at all', 'no picture of a known format'),
+    (_JPEG[:100], 'JPEG'),
+    (b'\xff\xd8\xff' + bytes(200), 'JPEG'),
+    (_JPEG[: len(_JPEG) // 3], 'more than half'),
+    (_PNG[: len(_PNG) // 3], 'corrupt or cut off'),
+    (_png_that_claims(14000, 10000), '14000 x 10000'),
+    (_png_that_claims(2**20, 2**20), 'reduce it first'),
+  ],
+)
+def test_unusable_data_is_a_value_error(data, words):
+  with pytest.raises(ValueError, match=words) as caught:
+    images.decode(data)
+  assert '\n' not in str(caught.value)
+
+
+def test_slightly_cut_jpeg_is_still_used():
+  whole = images.decode(_JPEG)
+  cut = images.decode(_JPEG[: int(len(_JPEG) * 0.9)])
+  assert cut.shape == whole.shape
+  np.testing.assert_array_equal(cut[:50], whole[:50])
+
+
+def test_normalize_uses_the_published_constants():
+  picture = _RNG.uniform(0, 255, (2, 5, 7, 3)).astype(np.float32)
+  expected = (picture / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+  normalized = images.normalize(picture)
+  assert normalized.dtype == np.float32
+  np.testing.assert_allclose(normalized, expected, atol=1e-5)
+  assert images.normalize(picture[0].astype(np.uint8)).dtype == np.float32

@@ -1,0 +1,29 @@
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import pytest
+
+import nfnets
+
+
+def test_list_models_by_pattern():
+  assert nfnets.list_models('F?') == [f'F{n}' for n in range(8)]
+  assert nfnets.list_models('F?+') == [f'F{n}+' for n in range(8)]
+
+
+def test_create_model_passes_overrides_on():
+  f = hk.transform(lambda x: nfnets.create_model('F0', 7, final_conv_ch=8)(x, is_training=False))
+  shapes = jax.eval_shape(f.init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+  assert shapes['NFNet/~/linear']['w'].shape == (8, 7)
+
+
+def test_create_model_takes_a_spec():
+  spec = nfnets.ModelSpec(width=(32,), depth=(1,), stride=(1,), group_width=8)
+  f = hk.transform(lambda x: nfnets.create_model(spec, 7)(x, is_training=False))
+  shapes = jax.eval_shape(f.init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+  assert shapes['NFNet/~/linear']['w'].shape == (64, 7)
+
+
+def test_an_unknown_name_suggests_near_ones():
+  with pytest.raises(ValueError, match=r"Unknown model 'F9'.*nfnets.list_models\(\)"):
+    nfnets.create_model('F9', 10)
