@@ -1,0 +1,39 @@
+"""A folder of pictures: DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg, or DIR/<class>/*.jpg.
+
+python -m experiments.train --config=configs/image_folder.py --config.data.dir=DIR --workdir=runs/mine
+
+A small network from scratch, for a few hundred to a few ten thousand pictures on one machine.
+"""
+
+from configs import base
+
+
+def get_config():
+  """Returns a narrow NFNet at 96 pixels and a recipe for small batches."""
+  config = base.get_config()
+  config.num_epochs = 60.0
+  config.global_batch_size = 64
+  config.ema_decay = 0.999
+  config.log_every_steps = 20
+  config.evaluate_every_epochs = 5.0
+  config.checkpoint_every_steps = 200
+
+  config.model.variant = 'custom'
+  config.model.spec = {
+    'width': (64, 128, 256, 256),
+    'depth': (1, 2, 3, 2),
+    'group_width': 16,
+    'drop_rate': 0.2,
+    'train_size': 96,
+    'test_size': 128,
+  }
+  config.model.stochdepth_rate = 0.1
+
+  config.optimizer.learning_rate = 0.4
+  config.optimizer.clipping = 0.08  # small batches want a larger clip ([NFNet] section 4.1)
+
+  config.data.source = 'folder'
+  config.data.crop_area = (0.25, 1.0)
+  config.data.eval_mode = 'crop_resize'
+  config.data.max_corrupt_fraction = 0.02
+  return config

@@ -1,0 +1,28 @@
+"""The published NFNet recipe on ImageNet ([NFNet], arXiv 2102.06171, section 5 and appendix).
+
+python -m experiments.train --config=configs/nfnet_imagenet.py:F0 --config.data.dir=DIR
+Without the data set: --config.data.source=synthetic (random images, for speed and memory).
+
+The data set is `imagenet2012` as TFDS prepares it in the array_record format.
+Hardware of the paper: 32 TPUv3 cores. Published top-1 at the test size: F0 83.6, F1 84.7, F2 85.1,
+F3 85.7, F4 85.9, F5 86.0 %.
+"""
+
+from configs import base
+
+
+def get_config(variant: str = 'F0'):
+  """Returns the recipe of a variant: `configs/nfnet_imagenet.py:F3`.
+
+  Image sizes and dropout follow from `model.variant`, whatever a flag makes of it.
+  """
+  config = base.get_config()
+  config.model.variant = variant
+  config.data.source = 'tfds'
+  config.data.name = 'imagenet2012'
+  config.data.train_split = 'train'
+  config.data.test_split = 'validation'
+  config.data.num_examples = 1_281_167  # of an epoch of synthetic images
+  config.data.num_workers = 8
+  config.compute_dtype = 'bfloat16'
+  return config

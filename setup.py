@@ -1,0 +1,58 @@
+"""The package `nfnets`: the library, and with the extra `train` the training system around it."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+TRAIN = [
+  'absl-py>=2.3,<3',
+  'array_record>=0.8.3,<0.9',
+  'grain>=0.2.15,<0.3',
+  'importlib_resources>=6.4,<8',  # tensorflow-datasets needs it for some data sets
+  'matplotlib>=3.9,<4',
+  'ml_collections>=1.1,<2',
+  'orbax-checkpoint>=0.11.30,<0.13',
+  'scikit-learn>=1.6,<2',  # ships the digits
+  'tensorboard>=2.19,<3',
+  'tensorflow-datasets>=4.9.9,<5',
+]
+
+setup(
+  name='nfnets',
+  version=re.search(r"__version__ = '(.*)'", (ROOT / 'nfnets/__init__.py').read_text()).group(1),
+  description='Normalizer-free networks in JAX and Haiku',
+  long_description=(ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  license_files=['LICENSE'],
+  packages=find_packages(include=['nfnets*', 'experiments*', 'configs*']),
+  python_requires='>=3.11',
+  install_requires=[
+    'dm-haiku>=0.0.16,<0.1',
+    'jax>=0.10,<0.12',
+    'jaxlib>=0.10,<0.12',
+    'numpy>=2.0,<3',
+    'opencv-python-headless>=4.12,<6',
+    'optax>=0.2.6,<0.3',
+    'pillow>=11,<14',
+    'safetensors>=0.5,<1',
+    'scipy>=1.14,<2',
+    'simplejpeg>=1.8,<2',
+  ],
+  extras_require={
+    'train': TRAIN,
+    'tfds': [*TRAIN, 'tensorflow>=2.20,<3'],  # only to prepare data sets
+    'gpu': ['jax[cuda13]>=0.10,<0.12'],
+    'tpu': ['jax[tpu]>=0.10,<0.12'],
+    'dev': [*TRAIN, 'pytest>=8.4,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.15,<1'],
+  },
+  classifiers=[
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Programming Language :: Python :: 3.13',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+  ],
+)

@@ -1,0 +1,102 @@
+"""The layout's rule: imports go only downward in the order below."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Each layer may import the layers before it. Modules of one layer do not know each other; a package
+# counts as one.
+ORDER = [
+  {'nfnets.activations', 'nfnets.conv', 'nfnets.images'},
+  {'nfnets.layers', 'nfnets.spec'},
+  {'nfnets.backbone', 'nfnets.convert'},
+  {'nfnets.nfnet', 'nfnets.nf_resnet', 'nfnets.nf_regnet', 'nfnets.nfnet_light', 'nfnets.baselines'},
+  {'nfnets.zoo'},
+  {'nfnets.optim', 'nfnets.weights', 'nfnets.signal_propagation'},
+  {'nfnets.deploy'},
+  {'nfnets.inference'},
+  {'nfnets'},
+  {'configs'},
+  {'experiments.errors', 'experiments.batch'},
+  {'experiments.augment'},
+  {'experiments.folders'},
+  {'experiments.sources'},
+  {'experiments.examples'},
+  {'experiments.data'},
+  {'experiments.steps'},
+  {'experiments.settings'},
+  {'experiments.checkpoints', 'experiments.metrics'},
+  {'experiments.evaluate', 'experiments.report'},
+  {'experiments.cli'},
+  {'experiments.train'},
+]
+FORBIDDEN_IN_LIBRARY = ('absl', 'ml_collections', 'tensorflow', 'grain', 'experiments', 'configs')
+
+
+def files(package):
+  return sorted((ROOT / package).rglob('*.py'))
+
+
+def module_name(path):
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def imported_modules(path):
+  """Every module that a file imports, submodules named in `from package import name` included."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path} imports relatively'
+      for alias in node.names:
+        name = f'{node.module}.{alias.name}'
+        yield name if is_module(name) else node.module
+
+
+def is_module(name):
+  path = ROOT.joinpath(*name.split('.'))
+  return path.with_suffix('.py').exists() or (path / '__init__.py').exists()
+
+
+def unit(name):
+  """What ORDER lists: a module or package of the first or second level."""
+  return '.'.join(name.split('.')[:2]) if name.split('.')[0] != 'configs' else 'configs'
+
+
+def rank(name):
+  places = [place for place, layer in enumerate(ORDER) if unit(name) in layer]
+  assert places, f'{unit(name)} has no place in ORDER: add it to this test and to the layout'
+  return places[0]
+
+
+@pytest.mark.parametrize(
+  'path', [p for p in files('nfnets') + files('experiments') if p.read_text()], ids=module_name
+)
+def test_imports_go_downward(path):
+  importer = module_name(path)
+  for imported in imported_modules(path):
+    if imported.split('.')[0] in ('nfnets', 'experiments', 'configs'):
+      if unit(imported) != unit(importer):
+        assert rank(imported) < rank(importer), f'{importer} imports {imported}'
+
+
+@pytest.mark.parametrize('path', files('nfnets'), ids=module_name)
+def test_the_library_knows_nothing_of_training(path):
+  for imported in imported_modules(path):
+    assert imported.split('.')[0] not in FORBIDDEN_IN_LIBRARY, imported
+
+
+@pytest.mark.parametrize('path', files('configs'), ids=module_name)
+def test_configs_import_only_their_base(path):
+  for imported in imported_modules(path):
+    assert imported.split('.')[0] == 'ml_collections' or imported in ('configs', 'configs.base')
+
+
+@pytest.mark.parametrize('package', ['nfnets', 'experiments', 'configs', 'tests'])
+def test_nothing_imports_scripts(package):
+  for path in files(package):
+    assert not any(i.split('.')[0] == 'scripts' for i in imported_modules(path)), path
