@@ -9,7 +9,7 @@ from configs import base
 def get_config():
   """Returns a small NFNet and a recipe of a few minutes on two CPU cores."""
   config = base.get_config()
-  config.num_epochs = 40.0
+  config.num_epochs = 30.0
   config.global_batch_size = 64
   config.ema_decay = 0.995
   config.log_every_steps = 20

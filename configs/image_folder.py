@@ -1,6 +1,6 @@
 """A folder of pictures: DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg, or DIR/<class>/*.jpg.
 
-python -m experiments.train --config=configs/image_folder.py --config.data.dir=DIR --workdir=runs/mine
+./scripts/train.sh --config=configs/image_folder.py --config.data.dir=DIR --workdir=runs/mine
 
 A small network from scratch, for a few hundred to a few ten thousand pictures on one machine.
 """

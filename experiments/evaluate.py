@@ -1,13 +1,24 @@
-"""Evaluation over a whole test set: padded, masked, nothing dropped."""
+"""Evaluation over a whole test set: padded, masked, nothing dropped.
 
+python -m experiments.evaluate --config=configs/digits.py --weights=FILE.safetensors
+"""
+
+import json
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
+from absl import flags
+from ml_collections import config_flags
 
-from experiments import steps
+import nfnets
+from experiments import cli, data, settings, steps
 from experiments.batch import Batch
+from nfnets import weights
 
 
 def evaluate(
@@ -51,3 +62,42 @@ def _add(totals: dict[str, dict[str, float]], item: tuple[str, dict[str, jax.Arr
   suffix, sums = item
   for name, value in sums.items():
     totals[suffix][name] = totals[suffix].get(name, 0.0) + float(np.asarray(value))
+
+
+def evaluate_file(config, path: str | pathlib.Path) -> dict[str, float]:
+  """Evaluates a weights file on the test set of a config, at the config's size.
+
+  Args:
+    config: what to read and how; its model is used only if the file does not describe its own.
+    path: a file that `nfnets.weights.save` wrote, such as a run's EMA weights.
+
+  Returns:
+    What `evaluate` gives.
+
+  Raises:
+    ValueError: the file cannot be read, or it is of another network.
+  """
+  config = settings.resolve(config)
+  info = data.describe(config)
+  params, metadata = weights.load(path)
+  if 'spec' in metadata:
+    spec = nfnets.ModelSpec.from_dict(metadata['spec'])
+  else:
+    spec = settings.model_spec(config)
+  num_classes = settings.num_classes(config, info.num_classes)
+  network = hk.transform_with_state(
+    lambda images, is_training: nfnets.create_model(spec, num_classes)(images, is_training)
+  )
+  images = jax.ShapeDtypeStruct((1, *[config.data.eval_image_size] * 2, 3), jnp.float32)
+  shapes, _ = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), images)
+  params = steps.replicate(weights.merge(shapes, params))
+  with data.test_batches(
+    config, jax.local_device_count(), jax.process_index(), jax.process_count()
+  ) as batches:
+    return evaluate(steps.make_eval_step(network), {'': (params, {})}, batches)
+
+
+if __name__ == '__main__':
+  _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'The test set.')
+  _WEIGHTS = flags.DEFINE_string('weights', None, 'A .safetensors file.', required=True)
+  cli.run(lambda: print(json.dumps(evaluate_file(_CONFIG.value, _WEIGHTS.value), indent=2)))

@@ -1,4 +1,4 @@
-"""From a config with its overrides to the values that a run uses; every check of a field is here."""
+"""From a config with its overrides to the values that a run uses; its checks are here."""
 
 import dataclasses
 import math
@@ -118,9 +118,7 @@ def num_classes(config: ml_collections.ConfigDict, in_data: int) -> int:
   return chosen
 
 
-def make_network(
-  config: ml_collections.ConfigDict, num_classes: int
-) -> hk.TransformedWithState:
+def make_network(config: ml_collections.ConfigDict, num_classes: int) -> hk.TransformedWithState:
   """Returns the network's pure functions: apply(params, state, key, images, is_training)."""
   spec = model_spec(config)
   return hk.transform_with_state(

@@ -53,7 +53,8 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
     _say(
       f'{config.model.variant}: {num_params:,} parameters, {num_classes} classes. '
       f'{info.num_train:,} training and {info.num_test:,} test images of {config.data.source!r} at '
-      f'{config.data.image_size} and {config.data.eval_image_size} px. {plan.total_steps:,} steps of '
+      f'{config.data.image_size} and {config.data.eval_image_size} px. '
+      f'{plan.total_steps:,} steps of '
       f'{config.global_batch_size} on {jax.device_count()} {jax.default_backend()} device(s), '
       f'{config.compute_dtype}. Results go to {workdir}.'
     )

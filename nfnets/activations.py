@@ -46,7 +46,8 @@ def get(name: str) -> Activation:
     ValueError: there is no such activation.
   """
   if name not in ACTIVATIONS:
-    raise ValueError(f'Unknown activation {name!r}: choose one of {", ".join(sorted(ACTIVATIONS))}.')
+    known = ', '.join(sorted(ACTIVATIONS))
+    raise ValueError(f'Unknown activation {name!r}: choose one of {known}.')
   return ACTIVATIONS[name]
 
 

@@ -15,7 +15,11 @@ from jax import lax
 STRATEGIES = ('auto', 'plain', 'split')
 _strategy = contextvars.ContextVar('nfnets_conv_strategy', default='auto')
 
-_DIMENSIONS = {1: ('NHC', 'HIO', 'NHC'), 2: ('NHWC', 'HWIO', 'NHWC'), 3: ('NDHWC', 'DHWIO', 'NDHWC')}
+_DIMENSIONS = {
+  1: ('NHC', 'HIO', 'NHC'),
+  2: ('NHWC', 'HWIO', 'NHWC'),
+  3: ('NDHWC', 'DHWIO', 'NDHWC'),
+}
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ def test_two_accumulated_halves_equal_the_whole_batch(run):
 
 
 def test_bfloat16_computes_in_half_precision_and_keeps_float32_parameters(run):
-  exact, exact_metrics = run(num_steps=2)
+  _, exact_metrics = run(num_steps=2)
   state, metrics = run(num_steps=2, compute_dtype='bfloat16')
   assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype('float32')}
   difference = abs(metrics[1]['loss'] - exact_metrics[1]['loss'])

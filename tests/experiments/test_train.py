@@ -1,7 +1,10 @@
 """The training program as its users meet it: whole runs, interruptions, bad input."""
 
 import json
+import pathlib
 import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,6 +13,9 @@ import pytest
 
 from experiments import metrics
 from nfnets import weights
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = pathlib.Path(__file__).parent / 'tiny_config.py'
 
 
 def final_arrays(workdir):
@@ -89,9 +95,7 @@ def test_the_same_command_after_the_end_reports_again(unbroken, train):
   assert 'Done: test top-1' in output
   after = final_arrays(unbroken(1))
   assert after[1:] == before[1:]
-  np.testing.assert_array_equal(
-    after[0]['NFNet/~/linear']['w'], before[0]['NFNet/~/linear']['w']
-  )
+  np.testing.assert_array_equal(after[0]['NFNet/~/linear']['w'], before[0]['NFNet/~/linear']['w'])
 
 
 @pytest.mark.parametrize(
@@ -196,3 +200,15 @@ def test_no_readable_checkpoint_is_an_error_not_a_new_start(train, tmp_path):
   output = train(tmp_path, '--config.num_epochs=0.25', '--config.keep_checkpoints=1', code=1)
   assert 'No checkpoint in' in output
   assert 'use another --workdir' in output
+
+
+def test_the_weights_of_a_run_evaluate_to_the_figures_of_its_report(unbroken):
+  workdir = unbroken(1)
+  command = [sys.executable, '-m', 'experiments.evaluate', f'--config={CONFIG}']
+  command.append(f'--weights={workdir / "ema_weights.safetensors"}')
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+  results = json.loads(done.stdout)
+  report = json.loads((workdir / 'report.json').read_text())
+  assert results['count'] == 360
+  assert results['top1'] == report['top1_ema']
+  assert results['loss'] == pytest.approx(report['loss_ema'], rel=1e-5)

@@ -38,9 +38,7 @@ def test_equals_a_loop_over_taps(strategy, size, kernel, stride, rate, groups):
   x = rng.standard_normal((2, size, size + 1, 12))
   w = rng.standard_normal((kernel, kernel, 12 // groups, 18))
   with conv.strategy(strategy):
-    y = conv.conv(
-      jnp.float32(x), jnp.float32(w), stride=stride, rate=rate, groups=groups
-    )
+    y = conv.conv(jnp.float32(x), jnp.float32(w), stride=stride, rate=rate, groups=groups)
   np.testing.assert_allclose(y, reference(x, w, stride, rate, groups), rtol=1e-4, atol=1e-4)
 
 
