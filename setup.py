@@ -18,7 +18,11 @@ TRAIN = [
   'scikit-learn>=1.6,<2',  # ships the digits
   'tensorboard>=2.19,<3',
   'tensorflow-datasets>=4.9.9,<5',
+  'tqdm>=4.66,<5',
 ]
+
+EXPORT = ['flatbuffers>=24.3,<26']  # StableHLO files
+HUB = ['huggingface_hub>=1.0,<3']  # timm's weights
 
 setup(
   name='nfnets',
@@ -44,11 +48,14 @@ setup(
     'simplejpeg>=1.8,<2',
   ],
   extras_require={
+    'export': EXPORT,
+    'hub': HUB,
+    'onnx': ['jax2onnx>=0.12,<0.18', 'onnxruntime>=1.20,<2'],
     'train': TRAIN,
     'tfds': [*TRAIN, 'tensorflow>=2.20,<3'],  # only to prepare data sets
     'gpu': ['jax[cuda13]>=0.10,<0.12'],
     'tpu': ['jax[tpu]>=0.10,<0.12'],
-    'dev': [*TRAIN, 'pytest>=8.4,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.15,<1'],
+    'dev': [*TRAIN, *EXPORT, *HUB, 'pytest>=8.4,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.15,<1'],
   },
   classifiers=[
     'Programming Language :: Python :: 3.11',

@@ -23,23 +23,45 @@ def get_config() -> ConfigDict:
   config.evaluate_every_epochs = 1.0  # 0 evaluates only at the end
   config.checkpoint_every_steps = 1000
   config.keep_checkpoints = 2
+  config.on_save_failure = 'stop'  # or 'continue': a full disk does not end the run
+  config.on_nonfinite = 'stop'  # or 'skip': leave out steps with a NaN or infinite loss or gradient
+
+  config.profile = ''  # 'a:b' writes JAX's profile of steps a to b into <workdir>/profile
 
   config.model = ConfigDict()
-  config.model.variant = 'F0'  # any name of nfnets.list_models(), or 'custom' with model.spec
-  config.model.spec = ConfigDict()  # fields of nfnets.ModelSpec when variant is 'custom'
+  config.model.pretrained = ''  # start from weights: a published name ('F0') or a file
+  # Any name of nfnets.list_models(), 'custom' with model.spec, or '' with model.pretrained.
+  config.model.variant = 'F0'
+  config.model.spec = ConfigDict()  # 'custom': fields of nfnets.ModelSpec, or a baseline's
   config.model.num_classes = config_dict.placeholder(int)  # None: as many as the data set has
   config.model.drop_rate = config_dict.placeholder(float)  # None: the variant's own
   config.model.stochdepth_rate = 0.25
   config.model.activation = config_dict.placeholder(str)  # None: the variant's own
 
   config.optimizer = ConfigDict()
+  config.optimizer.name = 'sgd'  # with Nesterov momentum, as published; or 'adamw'
   config.optimizer.learning_rate = 0.1  # per 256 images of the global batch
   config.optimizer.warmup_epochs = 5.0
   config.optimizer.final_learning_rate = 0.0  # not scaled by the batch
-  config.optimizer.momentum = 0.9
-  config.optimizer.weight_decay = 2e-5
-  config.optimizer.clipping = 0.01  # of adaptive gradient clipping; 0 switches it off
+  config.optimizer.momentum = 0.9  # 'sgd'
+  config.optimizer.adam_b1 = 0.9  # 'adamw': decay of the gradients' average
+  config.optimizer.adam_b2 = 0.999  # 'adamw': decay of the squared gradients' average
+  config.optimizer.weight_decay = 2e-5  # 'adamw' wants more, 1e-2 to 1e-1
+  # Of adaptive gradient clipping: 0 switches it off; None follows the batch size, 0.01 from 1024
+  # on and up to 0.16 for small ones (nfnets.optim.clipping_for_batch).
+  config.optimizer.clipping = config_dict.placeholder(float)
   config.optimizer.clipping_eps = 1e-3
+  config.optimizer.sam_rho = 0.0  # of sharpness-aware minimisation; published 0.05, 0: none
+  config.optimizer.sam_ascent_share = 1.0  # of each device's batch that SAM climbs with
+
+  config.finetune = ConfigDict()
+  config.finetune.new_head = True  # a new classifier, even if the weights' own would fit
+  # Parameters that stay as they are: prefixes of <module path>/<name>, e.g. ('NFNet/~/stem',).
+  config.finetune.frozen = ()
+  # Prefix -> factor on the learning rate, e.g. {'NFNet/~/nf_block': 0.1}; the longest one counts.
+  config.finetune.learning_rate_multipliers = ConfigDict()
+  # Runs the network once over all pictures and trains the classifier alone, on what it pools.
+  config.finetune.linear_probe = False
 
   config.data = ConfigDict()
   config.data.source = 'tfds'  # 'digits' (embedded), 'folder', 'tfds', 'synthetic' (random images)
@@ -57,6 +79,18 @@ def get_config() -> ConfigDict:
   config.data.crop_aspect = (0.75, 4 / 3)  # width / height
   config.data.shift_fraction = 0.1  # crop 'shift': uniform translation, share of the side
   config.data.flip = True  # left-right, with probability 1/2
+  config.data.resize = 'exact'  # bicubic of the training crops; 'opencv': quicker, other pixels
+  config.data.mixing = 'none'  # 'mixup', 'cutmix' or 'mixup_cutmix' (half of each batch to each)
+  config.data.mixup_alpha = 0.2  # of mixup's ratio, Beta(alpha, alpha)
+  config.data.mix_pairing = 'second_image'  # or 'within_batch': its neighbour, half the decoding
+  config.data.augment = 'none'  # 'randaugment' or 'autoaugment'
+  config.data.randaugment_layers = 4  # operations that every picture goes through
+  config.data.randaugment_magnitude = config_dict.placeholder(float)  # None: the variant's own
+  config.data.autoaugment_policy = 'v0'  # the released code's, or 'paper'
+  # Of the published augmentation, see experiments/augment/randaugment.py; () corrects them all.
+  config.data.published_quirks = ('solarize_wraps', 'contrast_by_area', 'enhance_from_tenth')
+  # NFNet's; NF-RegNet's is ('augment', 'normalize', 'mix').
+  config.data.order = ('mix', 'augment', 'normalize')
   config.data.eval_mode = 'resize_crop_32'  # 'crop_resize', 'resize_crop_0.875' or 'resize' (all)
   config.data.eval_batch_size = config_dict.placeholder(int)  # None: global_batch_size
   config.data.num_workers = 0  # processes that prepare batches; 0: threads of this process

@@ -3,7 +3,10 @@
 python -m experiments.train --config=configs/nfnet_imagenet.py:F0 --config.data.dir=DIR
 Without the data set: --config.data.source=synthetic (random images, for speed and memory).
 
-The data set is `imagenet2012` as TFDS prepares it in the array_record format.
+The data set is `imagenet2012` as TFDS prepares it, once, from the two official tar files:
+./scripts/prepare_imagenet.sh --tars TARS --out DIR
+The test set is ILSVRC's validation set. To choose hyperparameters without it:
+--config.data.train_split='train[10000:]' --config.data.test_split='train[:10000]'
 Hardware of the paper: 32 TPUv3 cores. Published top-1 at the test size: F0 83.6, F1 84.7, F2 85.1,
 F3 85.7, F4 85.9, F5 86.0 %.
 """
@@ -22,6 +25,8 @@ def get_config(variant: str = 'F0'):
   config.data.name = 'imagenet2012'
   config.data.train_split = 'train'
   config.data.test_split = 'validation'
+  config.data.mixing = 'mixup_cutmix'
+  config.data.augment = 'randaugment'  # 4 layers at the variant's magnitude, 5 to 15
   config.data.num_examples = 1_281_167  # of an epoch of synthetic images
   config.data.num_workers = 8
   config.compute_dtype = 'bfloat16'

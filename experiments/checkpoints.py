@@ -3,10 +3,12 @@
 A work directory holds `config.json` (what the run computes) and `checkpoints/<step>/`.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import zlib
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -55,35 +57,100 @@ def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
 class Checkpointer:
   """Keeps the newest states of a run. A context manager: leaving it finishes pending writes."""
 
-  def __init__(self, workdir: pathlib.Path, keep: int):
-    """Opens `workdir`/checkpoints, keeping the newest `keep` states."""
+  def __init__(self, workdir: pathlib.Path, keep: int, on_failure: str = 'stop'):
+    """Opens `workdir`/checkpoints.
+
+    Args:
+      workdir: the run's directory.
+      keep: number of newest states that are kept.
+      on_failure: what a state that cannot be written does to the run, 'stop' or 'continue'. The
+        states before it are kept either way.
+    """
     self._directory = (workdir / 'checkpoints').absolute()
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    self._keep = keep
+    self._on_failure = on_failure
+    self._open()
+
+  def _open(self) -> None:
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=self._keep, create=True, cleanup_tmp_directories=True
+    )
     self._manager = ocp.CheckpointManager(self._directory, options=options)
+    self._pending: int | None = None
 
   def __enter__(self) -> 'Checkpointer':
     """Returns itself."""
     return self
 
-  def __exit__(self, *exc_info) -> None:
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
     """Waits for pending writes."""
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+  def wait(self) -> None:
+    """Waits until the last state is written.
+
+    Raises:
+      CheckpointError: it could not be written, and `on_failure` is 'stop'.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:  # whatever the writing thread met
+      self._give_up(self._pending, error)
+    self._pending = None
 
   def save(self, state: TrainState) -> None:
-    """Writes the state in the background; a step that is already there is left alone."""
+    """Writes the state in the background; a step that is already there is left alone.
+
+    Raises:
+      CheckpointError: this or the last state cannot be written, and `on_failure` is 'stop'.
+    """
+    self.wait()
     step = int(state.step)
     if step in self._manager.all_steps():
       return
+    # A copy on the host: the next step is given the state's own buffers to overwrite, and every
+    # process of a pod holds the same, of which the first writes one.
+    copy = jax.tree.map(lambda x: np.array(x.addressable_data(0)), state)._asdict()
     items = ocp.args.Composite(
-      state=ocp.args.StandardSave(_as_dict(state)), checksums=ocp.args.JsonSave(_checksums(state))
+      state=ocp.args.StandardSave(copy), checksums=ocp.args.JsonSave(_checksums(copy))
     )
-    self._manager.save(step, args=items)
-    if jax.default_backend() == 'cpu':
-      # The writer reads the very buffers that the next step is given to overwrite.
-      self._manager.wait_until_finished()
+    self._pending = step
+    try:
+      self._manager.save(step, args=items)
+    except Exception as error:  # a full disk, a directory that cannot be written, ...
+      self._give_up(step, error)
+
+  def _give_up(self, step: int | None, error: Exception) -> None:
+    """Removes what was written of a state, and goes on or stops."""
+    with contextlib.suppress(Exception):
+      self._manager.close()
+    self._open()  # removes the unfinished directory
+    kept = self._manager.latest_step()
+    sentence = (
+      f'The checkpoint of step {step} could not be written to {self._directory} '
+      f'({_reason(error)}); '
+      + (f'that of step {kept} is kept.' if kept is not None else 'there is no earlier one.')
+    )
+    if self._on_failure == 'stop':
+      raise CheckpointError(
+        f'{sentence} Make room and give the same command again, or go on without '
+        "(on_save_failure='continue')."
+      ) from error
+    logging.warning('%s The run goes on.', sentence)
 
   def restore(self, like: TrainState) -> TrainState | None:
-    """Returns the newest readable state, placed as `like` is, or None when there is none.
+    """Returns the newest readable state as numpy arrays, or None when there is none.
+
+    Args:
+      like: a state of the same structure, shapes and dtypes.
 
     Raises:
       CheckpointError: there are checkpoints, and none can be read.
@@ -94,7 +161,7 @@ class Checkpointer:
       try:
         state = self._restore_step(step, like)
       except Exception as error:  # Orbax raises many kinds for damaged files
-        failures.append((step, f'{type(error).__name__}: {error}'.splitlines()[0][:300]))
+        failures.append((step, _reason(error)))
         logging.warning('Checkpoint %s/%d is damaged: %s', self._directory, *failures[-1])
         continue
       self._set_aside(failures)
@@ -107,16 +174,20 @@ class Checkpointer:
     return None
 
   def _restore_step(self, step: int, like: TrainState) -> TrainState:
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
+    # Numpy arrays stand for the state: how many devices and hosts it came from does not matter.
+    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like._asdict())
     items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), checksums=ocp.args.JsonRestore()
+      state=ocp.args.StandardRestore(target), checksums=ocp.args.JsonRestore()
     )
     restored = self._manager.restore(step, args=items)
-    state = TrainState(**restored['state'])
-    damaged = [k for k, v in _checksums(state).items() if restored['checksums'].get(k) != v]
+    damaged = [
+      key
+      for key, checksum in _checksums(restored['state']).items()
+      if restored['checksums'].get(key) != checksum
+    ]
     if damaged:
       raise ValueError(f'the contents of {damaged[0]} differ from what was saved')
-    return state
+    return TrainState(**restored['state'])
 
   def _set_aside(self, failures: list[tuple[int, str]]) -> None:
     """Moves damaged checkpoints away, so that their steps can be saved again."""
@@ -129,14 +200,18 @@ class Checkpointer:
       self._manager.reload()
 
 
-def _as_dict(state: TrainState) -> dict[str, Any]:
-  """Orbax keeps empty subtrees of dictionaries, not those of named tuples."""
-  return state._asdict()
+def _reason(error: BaseException) -> str:
+  """The innermost cause in a line."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  text = ' '.join(str(error).split())
+  # TensorStore appends where in its own source the error came from.
+  return f'{type(error).__name__}: {text.split(" [source locations")[0][:300]}'
 
 
-def _checksums(state: TrainState) -> dict[str, int]:
+def _checksums(state: dict[str, Any]) -> dict[str, int]:
   """CRC-32 of each array's bytes, by path."""
   return {
-    jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf.addressable_data(0)))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state._asdict())
+    jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
   }

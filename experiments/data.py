@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain
+import numpy as np
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from experiments import examples, sources
+from experiments import assemble, examples, sources
 from experiments.batch import Batch
 from experiments.errors import DataError
 
@@ -38,9 +39,12 @@ def describe(config: ConfigDict) -> DatasetInfo:
     config: resolved configuration; only `config.data` is used.
 
   Raises:
-    DataError: the source is unknown or what it needs is missing.
+    DataError: the source is unknown, what it needs is missing, or a field of `config.data` has a
+      value that no run can use.
   """
   train, test = sources.open_sources(config)
+  _make_train_batch(train, config.data, num_devices=1)  # checks the fields before a run starts
+  examples.EvaluationExample.from_config(test, config.data)
   return DatasetInfo(len(train), len(test), len(train.class_names), train.class_names)
 
 
@@ -116,23 +120,38 @@ def train_batches(
   host_batch = _host_batch(
     'global_batch_size', config.global_batch_size, num_devices, process_count
   )
-  make_example = examples.TrainExample.from_config(
-    source,
-    config.data,
-    max_unreadable=min(int(config.data.max_corrupt_fraction * len(source)) + 1, len(source)),
-  )
+  if config.data.mixing != 'none' and config.data.mix_pairing == 'within_batch' and host_batch < 2:
+    raise DataError(
+      'a batch of 1 cannot be mixed within itself; raise global_batch_size, or set '
+      "data.mix_pairing to 'second_image'"
+    )
   dataset = (
-    grain.MapDataset.range(len(source))
+    grain.experimental.ZipMapDataset([
+      _shuffled(len(source), config.seed),
+      # The pictures to mix with: every one once an epoch as well, in an order of their own.
+      _shuffled(len(source), int(np.random.SeedSequence([config.seed, 1]).generate_state(1)[0])),
+    ])
     .seed(config.seed)
-    .shuffle()
-    .repeat()  # the order and the random_map below go by the index over all epochs
-    .random_map(examples.draw_seed)
+    .random_map(examples.draw)
     .slice(slice(process_index, None, process_count))
     .batch(host_batch, batch_fn=list)
     .slice(slice(start_step, None))
-    .map(examples.MakeBatch(make_example, num_devices, config.data.num_threads))
-  )
+    .map(_make_train_batch(source, config.data, num_devices))
+  )  # fmt: skip
   return _iterate(dataset, config, len(source))
+
+
+def _shuffled(size: int, seed: int) -> grain.MapDataset:
+  """Indices below `size`, epoch after epoch, each in a new order."""
+  return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+
+
+def _make_train_batch(
+  source: sources.Source, data: ConfigDict, num_devices: int
+) -> assemble.TrainBatch:
+  max_unreadable = min(int(data.max_corrupt_fraction * len(source)) + 1, len(source))
+  example = examples.TrainExample.from_config(source, data, max_unreadable)
+  return assemble.TrainBatch(example, data.mixing, data.mix_pairing, num_devices, data.num_threads)
 
 
 def test_batches(
@@ -140,6 +159,7 @@ def test_batches(
   num_devices: int,
   process_index: int = 0,  # noqa: PT028 (not a test)
   process_count: int = 1,  # noqa: PT028
+  of_training_set: bool = False,  # noqa: PT028
 ) -> Batches:
   """Returns this host's share of the test set, every picture once and in order.
 
@@ -151,6 +171,7 @@ def test_batches(
     num_devices: local devices of this host.
     process_index: number of this host.
     process_count: number of hosts; each takes every process_count-th example.
+    of_training_set: the training pictures instead, prepared as those of a test set.
 
   Returns:
     Iterator of Batch with B = data.eval_batch_size / (process_count * num_devices).
@@ -158,7 +179,8 @@ def test_batches(
   Raises:
     DataError: the data are not as the configuration says, or the batch does not divide.
   """
-  _, source = sources.open_sources(config)
+  train, test = sources.open_sources(config)
+  source = train if of_training_set else test
   size = config.data.eval_batch_size
   host_batch = _host_batch('data.eval_batch_size', size, num_devices, process_count)
   make_example = examples.EvaluationExample.from_config(source, config.data)
@@ -166,7 +188,7 @@ def test_batches(
     grain.MapDataset.range(-(-len(source) // size) * size)  # indices past the end are padding
     .slice(slice(process_index, None, process_count))
     .batch(host_batch, batch_fn=list)
-    .map(examples.MakeBatch(make_example, num_devices, config.data.num_threads))
+    .map(assemble.TestBatch(make_example, num_devices, config.data.num_threads))
   )
   return _iterate(dataset, config, len(source))
 
@@ -181,7 +203,7 @@ def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> 
 
 
 def _iterate(dataset: grain.MapDataset, config: ConfigDict, num_examples: int) -> Batches:
-  # One thread makes batches in order; MakeBatch spreads the examples of each over its own threads.
+  # One thread makes batches in order; assemble spreads the examples of each over its own threads.
   elements = dataset.to_iter_dataset(
     grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
   )

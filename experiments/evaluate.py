@@ -5,20 +5,22 @@ python -m experiments.evaluate --config=configs/digits.py --weights=FILE.safeten
 
 import json
 import pathlib
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-import nfnets
-from experiments import cli, data, settings, steps
+from experiments import cli, data, distributed, pretrained, settings, steps
 from experiments.batch import Batch
 from nfnets import weights
+
+_SECONDS_BETWEEN_LINES = 15
 
 
 def evaluate(
@@ -42,10 +44,18 @@ def evaluate(
   # Sums are added up in float64 and in order, so the result does not depend on timing.
   totals = {suffix: {} for suffix in networks}
   in_flight = []
+  began = last_line = time.monotonic()
   for batch in batches:
     for suffix, (params, network_state) in networks.items():
       in_flight.append((suffix, eval_step(params, network_state, batch)))
       steps.wait_for(in_flight, collect=lambda item: _add(totals, item))
+    now = time.monotonic()
+    if now - last_line > _SECONDS_BETWEEN_LINES:
+      done = max(int(sums.get('count', 0)) for sums in totals.values())
+      if distributed.is_main():  # standard output may be read by a program
+        line = f'... {done:,} images evaluated, {done / (now - began):.0f} images/s'
+        print(line, file=sys.stderr, flush=True)
+      last_line = now
   steps.wait_for(in_flight, allowed=0, collect=lambda item: _add(totals, item))
 
   results = {}
@@ -77,24 +87,27 @@ def evaluate_file(config, path: str | pathlib.Path) -> dict[str, float]:
   Raises:
     ValueError: the file cannot be read, or it is of another network.
   """
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.model.pretrained = str(path)
+    if pretrained.find_spec(str(path)) is not None:  # the weights say which model they are for
+      config.model.variant, config.model.spec = '', {}
+      for field in ('drop_rate', 'activation'):
+        config.model[field] = None
   config = settings.resolve(config)
   info = data.describe(config)
-  params, metadata = weights.load(path)
-  if 'spec' in metadata:
-    spec = nfnets.ModelSpec.from_dict(metadata['spec'])
-  else:
-    spec = settings.model_spec(config)
+  loaded = pretrained.load(str(path))
   num_classes = settings.num_classes(config, info.num_classes)
-  network = hk.transform_with_state(
-    lambda images, is_training: nfnets.create_model(spec, num_classes)(images, is_training)
-  )
+  network = settings.make_network(config, num_classes)
   images = jax.ShapeDtypeStruct((1, *[config.data.eval_image_size] * 2, 3), jnp.float32)
-  shapes, _ = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), images)
-  params = steps.replicate(weights.merge(shapes, params))
+  shapes = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), images)
+  # The parameters, and the running statistics of a baseline with batch normalisation.
+  trees = map(weights.merge, shapes, loaded)
+  params, network_state = steps.replicate(tuple(trees))
   with data.test_batches(
     config, jax.local_device_count(), jax.process_index(), jax.process_count()
   ) as batches:
-    return evaluate(steps.make_eval_step(network), {'': (params, {})}, batches)
+    return evaluate(steps.make_eval_step(network), {'': (params, network_state)}, batches)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 from absl import logging
 
@@ -13,15 +14,66 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 
 
 class Files(NamedTuple):
-  """Labelled picture files."""
+  """Labelled pictures."""
 
-  root: pathlib.Path
-  names: list[str]  # paths relative to root, sorted within each class
+  names: list[str]  # paths relative to the folder, sorted within each class
   labels: list[int]
 
 
+class Listing(Protocol):
+  """The pictures of a folder, on a disk or packed."""
+
+  root: pathlib.Path
+
+  def has(self, part: str) -> bool:
+    """Whether there is a sub-folder of this name."""
+
+  def classes(self, part: str) -> dict[str, list[str]]:
+    """Maps each class folder of a sub-folder ('': of the root) to its pictures, sorted.
+
+    Pictures are paths relative to the root, with '/' between their parts.
+    """
+
+
+class DiskListing:
+  """A folder of files."""
+
+  def __init__(self, root: str):
+    """Raises DataError if there is no such folder."""
+    self.root = pathlib.Path(root).expanduser()
+    if not root or not self.root.is_dir():
+      raise DataError(
+        f'the image folder {root!r} does not exist; set data.dir to an existing folder'
+      )
+
+  def has(self, part: str) -> bool:
+    """See Listing."""
+    return (self.root / part).is_dir()
+
+  def classes(self, part: str) -> dict[str, list[str]]:
+    """See Listing; a folder without pictures is left out with a warning."""
+    classes = {}
+    for entry in _entries(self.root / part, self.root.resolve()):
+      if entry.is_dir():
+        names = sorted(self._names(entry.path))
+        if names:
+          classes[entry.name] = names
+        else:
+          logging.warning('%s holds no pictures and is left out', entry.path)
+    return classes
+
+  def all_names(self) -> list[str]:
+    """Returns every picture below the root, sorted."""
+    return sorted(self._names(self.root))
+
+  def _names(self, place: str | pathlib.Path) -> Iterator[str]:
+    prefix = os.path.join(self.root, '')
+    for path in _pictures(place, self.root.resolve()):
+      yield path.removeprefix(prefix)
+
+
 def scan(
-  root: str, train_split: str, test_split: str, held_out_fraction: float
+  listing: Listing, train_split: str, test_split: str, held_out_fraction: float
 ) -> tuple[Files, Files, tuple[str, ...]]:
   """Lists an image folder.
 
@@ -31,7 +83,7 @@ def scan(
   hidden ones do not. Symbolic links that lead out of root are left out with a warning.
 
   Args:
-    root: the folder.
+    listing: the folder.
     train_split: name of the sub-folder with the pictures to train on.
     test_split: name of the sub-folder with the pictures to test on.
     held_out_fraction: share of each class kept for the test where there is no test folder.
@@ -40,18 +92,15 @@ def scan(
     The train files, the test files and the class names in the order of the labels.
 
   Raises:
-    DataError: the folder is missing or has no pictures, fewer than two classes, a class without
+    DataError: the folder has no pictures, fewer than two classes, a class without
       training pictures, nothing left to test on, or a fraction outside 0..1.
   """
-  place = pathlib.Path(root).expanduser()
-  if not root or not place.is_dir():
-    raise DataError(f'the image folder {root!r} does not exist; set data.dir to an existing folder')
-  train_place, test_place = place / train_split, place / test_split
-  if test_place.is_dir() and not train_place.is_dir():
+  root = listing.root
+  if listing.has(test_split) and not listing.has(train_split):
     raise DataError(
       f'{root} has a folder {test_split!r} but no {train_split!r}; add it, or set data.train_split'
     )
-  train = _classes(place, train_place if train_place.is_dir() else place)
+  train = listing.classes(train_split if listing.has(train_split) else '')
   if len(train) < 2:
     found = f'only the class {next(iter(train))!r}' if train else 'no class folders with pictures'
     raise DataError(
@@ -59,8 +108,8 @@ def scan(
       f'{" ".join(EXTENSIONS)} files'
     )
   class_names = tuple(sorted(train))
-  if test_place.is_dir():
-    test = _classes(place, test_place)
+  if listing.has(test_split):
+    test = listing.classes(test_split)
     _check_classes(root, train, test)
   else:
     train, test = _hold_out(train, held_out_fraction)
@@ -69,10 +118,12 @@ def scan(
       f'{root} leaves no pictures to test on; add some under {test_split!r} or raise '
       'data.held_out_fraction'
     )
-  return _files(place, train, class_names), _files(place, test, class_names), class_names
+  return _files(train, class_names), _files(test, class_names), class_names
 
 
-def _check_classes(root: str, train: dict[str, list[str]], test: dict[str, list[str]]) -> None:
+def _check_classes(
+  root: pathlib.Path, train: dict[str, list[str]], test: dict[str, list[str]]
+) -> None:
   only_test = sorted(set(test) - set(train))
   if only_test:
     raise DataError(
@@ -84,27 +135,12 @@ def _check_classes(root: str, train: dict[str, list[str]], test: dict[str, list[
     logging.warning('%s has no test pictures of %d classes: %s', root, len(only_train), only_train)
 
 
-def _files(root: pathlib.Path, names: dict[str, list[str]], class_names: tuple[str, ...]) -> Files:
+def _files(names: dict[str, list[str]], class_names: tuple[str, ...]) -> Files:
   pairs = [(name, label) for label, kind in enumerate(class_names) for name in names.get(kind, ())]
-  return Files(root, [name for name, _ in pairs], [label for _, label in pairs])
+  return Files([name for name, _ in pairs], [label for _, label in pairs])
 
 
-def _classes(root: pathlib.Path, place: pathlib.Path) -> dict[str, list[str]]:
-  """Maps each class folder of `place` that holds pictures to their paths relative to `root`."""
-  inside = root.resolve()
-  prefix = os.path.join(root, '')
-  classes = {}
-  for entry in _entries(place, inside):
-    if entry.is_dir():
-      names = sorted(path.removeprefix(prefix) for path in _pictures(entry.path, inside))
-      if names:
-        classes[entry.name] = names
-      else:
-        logging.warning('%s holds no pictures and is left out', entry.path)
-  return classes
-
-
-def _pictures(place: str, inside: pathlib.Path):
+def _pictures(place: str | pathlib.Path, inside: pathlib.Path) -> Iterator[str]:
   for entry in _entries(place, inside):
     # A linked folder is not entered, so that no loop of links can trap the walk.
     if entry.is_dir(follow_symlinks=False):
@@ -113,7 +149,7 @@ def _pictures(place: str, inside: pathlib.Path):
       yield entry.path
 
 
-def _entries(place: str | pathlib.Path, inside: pathlib.Path):
+def _entries(place: str | pathlib.Path, inside: pathlib.Path) -> Iterator[os.DirEntry]:
   """Yields the visible entries of a folder, without links that lead out of `inside`."""
   with os.scandir(place) as entries:
     for entry in sorted(entries, key=lambda entry: entry.name):

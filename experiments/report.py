@@ -92,9 +92,9 @@ def write_report(
   """
   workdir = Path(workdir)
   text = json.dumps(_plain(summary), indent=2, allow_nan=False) + '\n'
-  report = _replace(workdir / REPORT_NAME, lambda path: path.write_text(text, encoding='utf-8'))
+  report = replace(workdir / REPORT_NAME, lambda path: path.write_text(text, encoding='utf-8'))
   figure = draw_curves(metrics.read_csv(workdir), steps_per_epoch=steps_per_epoch, title=title)
-  curves = _replace(workdir / CURVES_NAME, lambda path: figure.savefig(path, format='png'))
+  curves = replace(workdir / CURVES_NAME, lambda path: figure.savefig(path, format='png'))
   return report, curves
 
 
@@ -175,7 +175,7 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> Path:
+def replace(path: Path, write: Callable[[Path], object]) -> Path:
   """Lets `write` fill a file beside path, then moves it there."""
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   try:

@@ -9,10 +9,10 @@ import jax
 import ml_collections
 import optax
 
+from experiments import pretrained, profiling
 from experiments.errors import ConfigError
 from experiments.steps import StepSettings
 from nfnets import create_model, optim, zoo
-from nfnets.spec import ModelSpec
 
 # Fields that change how a run is carried out but not what it computes; a resumed run may differ.
 NEUTRAL_FIELDS = frozenset(
@@ -21,6 +21,9 @@ NEUTRAL_FIELDS = frozenset(
     'evaluate_every_epochs',
     'checkpoint_every_steps',
     'keep_checkpoints',
+    'on_nonfinite',
+    'on_save_failure',
+    'profile',
     'data.dir',
     'data.eval_batch_size',
     'data.max_corrupt_fraction',
@@ -30,7 +33,7 @@ NEUTRAL_FIELDS = frozenset(
 )
 
 
-def model_spec(config: ml_collections.ConfigDict) -> ModelSpec:
+def model_spec(config: ml_collections.ConfigDict) -> zoo.AnySpec:
   """Returns the network that the config describes, recipe overrides included.
 
   Raises:
@@ -38,7 +41,7 @@ def model_spec(config: ml_collections.ConfigDict) -> ModelSpec:
   """
   model = config.model
   if model.variant == 'custom':
-    spec = ModelSpec.from_dict(model.spec.to_dict())
+    spec = zoo.spec_from_dict(model.spec.to_dict())
   else:
     if model.spec:
       raise ConfigError(
@@ -62,12 +65,23 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     ValueError: the model cannot be built.
   """
   config = config.copy_and_resolve_references()
-  spec = model_spec(config)
   with config.unlocked():
+    if config.model.pretrained:
+      pretrained.adopt_model(config)
+    spec = model_spec(config)
+    if config.optimizer.clipping is None:
+      config.optimizer.clipping = optim.clipping_for_batch(max(1, config.global_batch_size))
     data = config.data
     data.image_size = data.image_size or spec.train_size
     data.eval_image_size = data.eval_image_size or spec.test_size
     data.eval_batch_size = data.eval_batch_size or config.global_batch_size
+    if data.augment == 'randaugment' and data.randaugment_magnitude is None:
+      _require(
+        spec.augment_magnitude > 0,
+        f'{config.model.variant} has no RandAugment magnitude of its own: set '
+        "data.randaugment_magnitude (published: 5 to 15), or data.augment='none'.",
+      )
+      data.randaugment_magnitude = float(spec.augment_magnitude)
 
   for field in ('global_batch_size', 'accumulation_steps', 'log_every_steps', 'keep_checkpoints'):
     _require(config[field] >= 1, f'{field} must be at least 1, got {config[field]}.')
@@ -75,6 +89,11 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.compute_dtype in ('float32', 'bfloat16'),
     f"compute_dtype must be 'float32' or 'bfloat16', got {config.compute_dtype!r}.",
   )
+  for field, choices in (
+    ('on_nonfinite', ('stop', 'skip')),
+    ('on_save_failure', ('stop', 'continue')),
+  ):
+    _require(config[field] in choices, f'{field} must be one of {choices}, got {config[field]!r}.')
   _require(config.num_epochs > 0, f'num_epochs must be positive, got {config.num_epochs}.')
   _require(
     0 <= config.label_smoothing < 1,
@@ -96,7 +115,42 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     f'accumulation_steps is {config.accumulation_steps}, which does not divide the {per_device} '
     'images of each device.',
   )
+  profiling.parse(config.profile)
+  _check_optimizer(config.optimizer)
+  _check_finetuning(config)
   return config
+
+
+def _check_optimizer(fields: ml_collections.ConfigDict) -> None:
+  _require(
+    fields.name in ('sgd', 'adamw'),
+    f"optimizer.name must be 'sgd' (Nesterov, as published) or 'adamw', got {fields.name!r}.",
+  )
+  _require(
+    0 <= fields.sam_rho < math.inf,
+    f'optimizer.sam_rho must be 0 (no SAM) or positive (published: 0.05), got {fields.sam_rho}.',
+  )
+  _require(
+    0 < fields.sam_ascent_share <= 1,
+    'optimizer.sam_ascent_share is the share of the batch that SAM climbs with, above 0 and at '
+    f'most 1 (published: 0.2), got {fields.sam_ascent_share}.',
+  )
+
+
+def _check_finetuning(config: ml_collections.ConfigDict) -> None:
+  finetune = config.finetune
+  if not config.model.pretrained:
+    for field in ('linear_probe', 'frozen'):
+      _require(
+        not finetune[field],
+        f'finetune.{field} is for pretrained weights: set model.pretrained to their name or file.',
+      )
+  classifier = f'{model_spec(config).family}/~/linear/w'
+  covering = [prefix for prefix in finetune.frozen if classifier.startswith(prefix)]
+  _require(
+    not covering,
+    f'finetune.frozen covers the classifier {classifier} with {covering[:1]}: leave that to train.',
+  )
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -171,12 +225,18 @@ def make_optimizer(
     total_steps=plan.total_steps,
     floor=fields.final_learning_rate,
   )
-  optimizer = optim.nfnet_sgd(
-    schedule,
-    momentum=fields.momentum,
-    weight_decay=fields.weight_decay,
-    clipping=fields.clipping or None,
-    eps=fields.clipping_eps,
+  options = {
+    'weight_decay': fields.weight_decay,
+    'clipping': fields.clipping or None,
+    'eps': fields.clipping_eps,
+  }
+  if fields.name == 'adamw':
+    optimizer = optim.nfnet_adamw(schedule, b1=fields.adam_b1, b2=fields.adam_b2, **options)
+  else:
+    optimizer = optim.nfnet_sgd(schedule, momentum=fields.momentum, **options)
+  frozen = tuple(config.finetune.frozen)
+  optimizer = optim.by_layer(
+    optimizer, frozen=frozen, multipliers=config.finetune.learning_rate_multipliers.to_dict()
   )
   settings = StepSettings(
     schedule=schedule,
@@ -187,6 +247,10 @@ def make_optimizer(
     clipping=fields.clipping or None,
     clipping_eps=fields.clipping_eps,
     seed=config.seed,
+    sam_rho=fields.sam_rho,
+    sam_ascent_share=fields.sam_ascent_share,
+    frozen=frozen,
+    stage_depths=getattr(model_spec(config), 'depth', None),
   )
   return optimizer, settings
 

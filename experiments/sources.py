@@ -7,13 +7,14 @@ can be pickled for the worker processes.
 import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Protocol, TypedDict
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import folders
+from experiments import folders, packed
 from experiments.errors import DataError
 
 
@@ -25,6 +26,15 @@ class Example(TypedDict):
   name: str  # the file's path within its source, or its index: what messages call it
 
 
+class ReadError(ValueError):
+  """A picture that cannot be read: its name, and why."""
+
+  def __init__(self, name: str, reason: str):
+    """Takes the two parts of what a message says."""
+    super().__init__(name, reason)
+    self.name, self.reason = name, reason
+
+
 class Source(Protocol):
   """A sequence of labelled pictures."""
 
@@ -34,7 +44,7 @@ class Source(Protocol):
     """Returns the number of pictures."""
 
   def __getitem__(self, index: int) -> Example:
-    """Returns picture `index`; raises OSError if it cannot be read."""
+    """Returns picture `index`; raises OSError or ReadError if it cannot be read."""
 
 
 def open_sources(config: ConfigDict) -> tuple[Source, Source]:
@@ -91,6 +101,7 @@ def digits(_data: ConfigDict) -> tuple[ArraySource, ArraySource]:
 class FolderSource:
   """Encoded pictures in a tree of files, read when asked for."""
 
+  root: pathlib.Path
   files: folders.Files
   class_names: tuple[str, ...]
 
@@ -99,20 +110,52 @@ class FolderSource:
 
   def __getitem__(self, index: int) -> Example:
     name = self.files.names[index]
-    data = (self.files.root / name).read_bytes()
-    return Example(image=data, label=self.files.labels[index], name=name)
+    return Example(image=(self.root / name).read_bytes(), label=self.files.labels[index], name=name)
 
 
-def folder(data: ConfigDict) -> tuple[FolderSource, FolderSource]:
+@dataclasses.dataclass(frozen=True)
+class PackedSource:
+  """The same pictures in one file."""
+
+  records: packed.Records
+  places: list[int]  # of each picture among the records
+  files: folders.Files
+  class_names: tuple[str, ...]
+
+  def __len__(self) -> int:
+    return len(self.files.names)
+
+  def __getitem__(self, index: int) -> Example:
+    name = self.files.names[index]
+    try:
+      image = self.records[self.places[index]]
+    except ValueError as error:
+      raise ReadError(name, str(error)) from None
+    return Example(image=image, label=self.files.labels[index], name=name)
+
+
+def folder(data: ConfigDict) -> tuple[Source, Source]:
   """Pictures in one sub-folder per class under `data.dir`; see `folders.scan` for the layouts.
 
+  The folder may have been packed by scripts/pack_folder.py; the pictures are the same ones.
+
   Raises:
-    DataError: as `folders.scan`.
+    DataError: as `folders.scan`, or the folder is missing, or its packed files are damaged.
   """
-  train, test, class_names = folders.scan(
-    data.dir, data.train_split, data.test_split, data.held_out_fraction
+  is_packed = packed.is_packed(data.dir)
+  listing = packed.PackedListing(data.dir) if is_packed else folders.DiskListing(data.dir)
+  *parts, class_names = folders.scan(
+    listing, data.train_split, data.test_split, data.held_out_fraction
   )
-  return FolderSource(train, class_names), FolderSource(test, class_names)
+  if not is_packed:
+    train, test = (FolderSource(listing.root, files, class_names) for files in parts)
+    return train, test
+  records = packed.Records(listing.root)
+  train, test = (
+    PackedSource(records, [listing.places[name] for name in files.names], files, class_names)
+    for files in parts
+  )
+  return train, test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +212,13 @@ class TfdsSource:
     return len(self.records)
 
   def __getitem__(self, index: int) -> Example:
-    record = self.records[index]
-    name = record.get('file_name', f'{self.split}[{index}]')
+    name = f'{self.split}[{index}]'
+    try:
+      record = self.records[index]
+    except Exception as error:  # array_record's and protobuf's have no common type
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(';')[0]
+      raise ReadError(name, f'its record is damaged ({reason})') from None
+    name = record.get('file_name', name)
     name = name.decode() if isinstance(name, bytes) else str(name)
     return Example(image=record['image'], label=int(record['label']), name=name)
 
@@ -200,13 +248,13 @@ def tfds(data: ConfigDict) -> tuple[TfdsSource, TfdsSource]:
   info = builder.info
   if not info.splits:
     raise DataError(
-      f'{data.name} is not prepared in {place}; prepare it once with `tfds build {data.name} '
-      f'--file_format=array_record --data_dir={place}` (this needs TensorFlow) or set data.dir'
+      f'{data.name} is not prepared in {place}; prepare it once with ./scripts/prepare_imagenet.sh '
+      f'--name {data.name} --out {place}, or set data.dir'
     )
   if info.file_format.value != 'array_record':
     raise DataError(
       f'{data.name} in {place} is stored as {info.file_format.value}, which has no random access; '
-      'prepare it again with --file_format=array_record'
+      f'prepare it again with ./scripts/prepare_imagenet.sh --name {data.name} --out ANOTHER_DIR'
     )
   if not {'image', 'label'} <= set(info.features):
     raise DataError(

@@ -11,26 +11,42 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import checkpoints, cli, data, evaluate, metrics, report, settings, steps
-from nfnets import weights
+from experiments import (
+  checkpoints,
+  cli,
+  data,
+  distributed,
+  evaluate,
+  faults,
+  linear_probe,
+  metrics,
+  outcome,
+  pretrained,
+  profiling,
+  settings,
+  steps,
+)
+from experiments.batch import Batch
+from experiments.errors import NonFiniteError
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'What to train.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go. Default: runs/<config name>.')
-
-WEIGHTS_NAME = 'ema_weights.safetensors'
 
 
 def train(config, workdir: pathlib.Path) -> dict[str, float]:
   """Trains as the config says, resuming what `workdir` holds, and writes the report.
 
   Returns:
-    The final figures, as in `report.json`.
+    The final figures, as in `report.json`; none if the run was asked to stop and saved its state.
 
   Raises:
     ValueError: a field, the data or the work directory cannot be used; nothing was overwritten.
+    NonFiniteError: a loss or gradient was NaN or infinite, and `on_nonfinite` is 'stop'.
   """
   # ------------------------------------------------------------------ data, network, optimiser
   config = settings.resolve(config)
+  if config.finetune.linear_probe:  # the classifier alone, on features that are computed once
+    return linear_probe.train(config, workdir)
   info = data.describe(config)
   num_classes = settings.num_classes(config, info.num_classes)
   plan = settings.make_plan(config, info.num_train)
@@ -40,17 +56,32 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
   eval_step = steps.make_eval_step(network)
   hosts = {'process_index': jax.process_index(), 'process_count': jax.process_count()}
   num_devices = jax.local_device_count()
+  is_main = distributed.is_main()
 
   # ------------------------------------------------------------------ start or resume
   checkpoints.claim_workdir(workdir, config.to_dict())
   state = steps.init_state(network, optimizer, config.seed, config.data.image_size)
   state = steps.replicate(state)
-  with checkpoints.Checkpointer(workdir, config.keep_checkpoints) as checkpointer:
+  with (
+    checkpoints.Checkpointer(
+      workdir, config.keep_checkpoints, config.on_save_failure
+    ) as checkpointer,
+    faults.Preemption() as preemption,
+  ):
     restored = checkpointer.restore(like=state)
-    state = restored or state
+    if restored is not None:
+      state = steps.replicate(restored)
+    elif config.model.pretrained:
+      loaded = pretrained.start_from(
+        config.model.pretrained,
+        *jax.device_get((state.params, state.network_state)),
+        new_head=config.finetune.new_head,
+      )
+      state = steps.replicate(steps.with_weights(state, *loaded))
+      distributed.say(f'Starting from the weights of {config.model.pretrained}.')
     start = int(state.step)
     num_params = sum(np.size(x) for x in jax.tree.leaves(state.params))
-    _say(
+    distributed.say(
       f'{config.model.variant}: {num_params:,} parameters, {num_classes} classes. '
       f'{info.num_train:,} training and {info.num_test:,} test images of {config.data.source!r} at '
       f'{config.data.image_size} and {config.data.eval_image_size} px. '
@@ -59,7 +90,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
       f'{config.compute_dtype}. Results go to {workdir}.'
     )
     if start:
-      _say(f'Resuming at step {start}.')
+      distributed.say(f'Resuming at step {start}.')
 
     def evaluate_now(state: steps.TrainState) -> dict[str, float]:
       networks = {
@@ -69,8 +100,25 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
       with data.test_batches(config, num_devices, **hosts) as batches:
         return evaluate.evaluate(eval_step, networks, batches)
 
+    def check_finite(finished: tuple[int, dict[str, jax.Array], Batch]) -> None:
+      step, step_metrics, batch = finished
+      if not step_metrics['nonfinite']:
+        return
+      rate = float(step_metrics['learning_rate'])
+      if config.on_nonfinite == 'skip':
+        distributed.say(f'step {step} was left out: its loss or gradient is not finite.')
+        return
+      where = faults.first_nonfinite(network, state.params, state.network_state, batch)
+      files = faults.write_inspection(workdir, step, state.params, batch) if is_main else ()
+      raise NonFiniteError(
+        f'The loss ({float(step_metrics["loss"])}) or gradient of step {step} is not finite, at '
+        f'learning rate {rate:.3g}. In its forward pass: {"; ".join(where)}. Its parameters and '
+        f'batch are in {" and ".join(map(str, files)) or workdir}. A lower learning rate, a '
+        "smaller clipping or on_nonfinite='skip' may help; the same command starts again at the "
+        'last checkpoint.'
+      )
+
     # ---------------------------------------------------------------- the loop
-    is_main = jax.process_index() == 0
     evaluation_steps = plan.evaluation_steps(config.evaluate_every_epochs)
     progress = metrics.Progress(
       total_steps=plan.total_steps,
@@ -79,65 +127,86 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
       start_step=start,
     )
     results: dict[str, float] = {}
-    in_flight: list[dict[str, jax.Array]] = []
+    in_flight: list[tuple[int, dict[str, jax.Array], Batch]] = []
+    stopped = False
     with (
       metrics.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
       data.train_batches(config, start, num_devices, **hosts) as batches,
+      profiling.Profile(workdir, config.profile if is_main else '') as profile,
     ):
       for step in range(start + 1, plan.total_steps + 1):
-        state, step_metrics = train_step(state, next(batches))
-        in_flight.append(step_metrics)
-        steps.wait_for(in_flight)
+        with progress.waiting_for_data():
+          batch = next(batches)
+        profile.before(step)
+        state, step_metrics = train_step(state, batch)
+        in_flight.append((step, step_metrics, batch))
+        steps.wait_for(in_flight, collect=check_finite)
+        profile.after(step, state)
         last = step == plan.total_steps
+        stopped = preemption.requested(step) and not last
 
         if step % config.log_every_steps == 0 or last or step == start + 1:
           values = {name: float(value) for name, value in step_metrics.items()}
+          values |= progress.speeds(step) | profiling.device_memory()
+          if step_settings.sam_rho and step == start + 1:
+            seconds = steps.ascent_seconds(network, step_settings, state, batch)
+            values['sam_seconds_per_step'] = seconds
+            distributed.say(f'SAM: the ascent takes {seconds:.3g} s of each step.')
           writer.write(step, {f'train/{name}': value for name, value in values.items()})
-          _say(progress.line(step, loss=values['loss'], learning_rate=values['learning_rate']))
+          distributed.say(
+            progress.line(step, loss=values['loss'], learning_rate=values['learning_rate'])
+          )
         if step in evaluation_steps:
           began = time.monotonic()
           results = evaluate_now(state)
           writer.write(step, {f'test/{name}': value for name, value in results.items()})
-          _say(
+          distributed.say(
             f'step {step}  test top-1 {results["top1"]:.2%}, EMA {results["top1_ema"]:.2%} of '
             f'{results["count"]} images ({time.monotonic() - began:.1f} s)'
           )
           progress.restart(step)
-        if step % config.checkpoint_every_steps == 0 or last:
+        if step % config.checkpoint_every_steps == 0 or last or stopped:
+          steps.wait_for(in_flight, allowed=0, collect=check_finite)
           checkpointer.save(state)  # after the evaluation: a resumed run has its figures
+        if stopped:
+          break
+
+    if stopped:
+      checkpointer.wait()
+      distributed.say(f'Asked to stop: saved step {step}. The same command goes on from there.')
+      return {}
 
   # -------------------------------------------------------------------- report
   results = results or evaluate_now(state)
-  summary = {
+  figures = {
     **results,
     'corrupt_training_pictures': len(batches.corrupt),
     'parameters': num_params,
     'steps': plan.total_steps,
     'epochs': plan.total_steps / plan.steps_per_epoch,
-    'class_names': list(info.class_names),
-    'config': config.to_dict(),
   }
-  if is_main:
-    spec = settings.model_spec(config).to_dict()
-    weights.save(workdir / WEIGHTS_NAME, state.ema_params, spec=spec)
-    title = f'{config.model.variant} on {config.data.name or config.data.source}'
-    files = report.write_report(workdir, summary, steps_per_epoch=plan.steps_per_epoch, title=title)
-    _say(
-      f'Done: test top-1 {results["top1"]:.2%}, EMA {results["top1_ema"]:.2%}. '
-      f'Wrote {", ".join(str(f) for f in (*files, workdir / WEIGHTS_NAME))}.'
-    )
-  return summary
-
-
-def _say(line: str) -> None:
-  if jax.process_index() == 0:
-    print(line, flush=True)
+  return outcome.write(
+    config,
+    workdir,
+    network,
+    state.ema_params,
+    state.ema_network_state,
+    figures,
+    info=info,
+    steps_per_epoch=plan.steps_per_epoch,
+  )
 
 
 def main() -> None:
   """Trains what the flags say."""
+  distributed.initialize()
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-  train(_CONFIG.value, pathlib.Path(_WORKDIR.value or f'runs/{name}'))
+  try:
+    train(_CONFIG.value, pathlib.Path(_WORKDIR.value or f'runs/{name}'))
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
+    if not distributed.means_lost_process(error):
+      raise
+    distributed.die_of_lost_process(error)
 
 
 if __name__ == '__main__':

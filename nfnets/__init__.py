@@ -1,17 +1,27 @@
 """Normalizer-free networks in JAX and Haiku."""
 
 from nfnets import optim
+from nfnets.classifier import Classifier
+from nfnets.convert import weight_standardized
 from nfnets.layers import WSConv1D, WSConv2D, WSConv2DTranspose, WSConv3D
+from nfnets.nf_regnet import NFRegNet
+from nfnets.nf_resnet import NFResNet
 from nfnets.nfnet import NFNet
+from nfnets.nfnet_light import NFNetLight
 from nfnets.optim import adaptive_grad_clip
 from nfnets.spec import ModelSpec
+from nfnets.weights import load_pretrained
 from nfnets.zoo import create_model, list_models
 
 __version__ = '0.1.0'
 
 __all__ = [
+  'Classifier',
   'ModelSpec',
   'NFNet',
+  'NFNetLight',
+  'NFRegNet',
+  'NFResNet',
   'WSConv1D',
   'WSConv2D',
   'WSConv2DTranspose',
@@ -19,5 +29,7 @@ __all__ = [
   'adaptive_grad_clip',
   'create_model',
   'list_models',
+  'load_pretrained',
   'optim',
+  'weight_standardized',
 ]

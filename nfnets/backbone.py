@@ -5,14 +5,23 @@ each block computes `x + alpha * branch(x / expected_std)` with a branch that pr
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from nfnets import activations
-from nfnets.layers import SqueezeExcite, StochasticDepth, WSConv2D
+from nfnets.layers import (
+  Conv2D,
+  EfficientChannelAttention,
+  Padding,
+  SqueezeExcite,
+  StochasticDepth,
+  WSConv2D,
+)
 from nfnets.spec import ModelSpec
 
 
@@ -44,27 +53,71 @@ def plan_blocks(spec: ModelSpec) -> list[BlockPlan]:
   plans = []
   expected_std = 1.0
   in_channels = spec.stem[-1][2]
+  num_blocks = sum(spec.depth)
+  ramp = max(1, num_blocks - 1) if spec.conventions.stochdepth_reaches_rate else num_blocks
   for stage, depth in enumerate(spec.depth):
     for index in range(depth):
       beta = 1.0 / expected_std
       expected_std = 1.0 if index == 0 else expected_std
       expected_std = math.sqrt(expected_std**2 + spec.alpha**2)
-      bottleneck = spec.bottleneck_width(stage)
+      bottleneck = spec.bottleneck_width(stage, index)
+      group_width = spec.group_width[stage] or bottleneck
       plans.append(
         BlockPlan(
           stage=stage,
           in_channels=in_channels,
           out_channels=spec.width[stage],
           bottleneck=bottleneck,
-          groups=bottleneck // spec.group_width[stage],
+          groups=bottleneck // group_width,
           stride=spec.stride[stage] if index == 0 else 1,
           beta=beta,
           expected_std=expected_std,
-          stochdepth_rate=spec.stochdepth_rate * len(plans) / sum(spec.depth),
+          stochdepth_rate=spec.stochdepth_rate * len(plans) / ramp,
         )
       )
       in_channels = spec.width[stage]
   return plans
+
+
+def _activation(spec: ModelSpec) -> Callable[[jax.Array], jax.Array]:
+  """The activation before a convolution, scaled by gamma unless the convolution is."""
+  if spec.conventions.gamma_in_conv or spec.conventions.folded:
+    return activations.get(spec.activation).function
+  return activations.scaled(spec.activation)
+
+
+def _padding(spec: ModelSpec, kernel: int) -> Padding:
+  """The padding of a window of `kernel` x `kernel` pixels (kernel odd)."""
+  return 'SAME' if spec.conventions.padding == 'same' else ((kernel // 2, kernel // 2),) * 2
+
+
+def _conv(
+  spec: ModelSpec, channels: int, kernel: int, stride: int = 1, **kwargs: Any
+) -> WSConv2D | Conv2D:
+  """A convolution in the conventions of the spec: standardised, unless it is folded."""
+  conventions = spec.conventions
+  if conventions.folded:
+    kwargs.pop('gain_init', None)
+    return Conv2D(channels, kernel, stride, padding=_padding(spec, kernel), **kwargs)
+  return WSConv2D(
+    channels,
+    kernel,
+    stride,
+    padding=_padding(spec, kernel),
+    gamma=activations.get(spec.activation).gamma if conventions.gamma_in_conv else 1.0,
+    epsilon=conventions.epsilon,
+    epsilon_added_to_variance=conventions.epsilon_added_to_variance,
+    **kwargs,
+  )
+
+
+def _attention(plan: BlockPlan, spec: ModelSpec) -> hk.Module | None:
+  """The block's channel attention, if the spec has one."""
+  is_last = spec.attention_position == 'last'
+  channels = plan.out_channels if is_last else plan.bottleneck
+  if spec.attention == 'efficient':
+    return EfficientChannelAttention(channels)
+  return SqueezeExcite(channels, spec.attention_hidden(channels)) if spec.se_ratio else None
 
 
 class NFBlock(hk.Module):
@@ -74,38 +127,46 @@ class NFBlock(hk.Module):
     """Builds the block of one row."""
     super().__init__(name=name)
     self.plan = plan
-    self.alpha = spec.alpha
-    self.activation = activations.scaled(spec.activation)
+    self.spec = spec
+    self.activation = _activation(spec)
+    # In a folded network the convolutions hold these factors.
+    folded = spec.conventions.folded
+    self.beta, self.alpha, self.attention_gain = (1, 1, 1) if folded else (plan.beta, spec.alpha, 2)
     width, groups = plan.bottleneck, plan.groups
-    self.conv0 = WSConv2D(width, 1, name='conv0')
-    self.spatial_convs = [WSConv2D(width, 3, plan.stride, feature_group_count=groups, name='conv1')]
+    self.conv0 = _conv(spec, width, 1, name='conv0')
+    self.spatial_convs = [
+      _conv(spec, width, 3, plan.stride, feature_group_count=groups, name='conv1')
+    ]
     if spec.two_convs:
-      self.spatial_convs.append(WSConv2D(width, 3, feature_group_count=groups, name='conv1b'))
+      self.spatial_convs.append(_conv(spec, width, 3, feature_group_count=groups, name='conv1b'))
     self.conv_shortcut = None
     if plan.is_transition:
-      self.conv_shortcut = WSConv2D(plan.out_channels, 1, name='conv_shortcut')
-    self.conv2 = WSConv2D(plan.out_channels, 1, name='conv2')
-    self.squeeze_excite = None
-    if spec.se_ratio > 0:
-      hidden = max(1, int(plan.out_channels * spec.se_ratio))
-      self.squeeze_excite = SqueezeExcite(plan.out_channels, hidden)
-    self.stochastic_depth = StochasticDepth(plan.stochdepth_rate)
+      stride = plan.stride if spec.shortcut == 'strided_conv' else 1
+      self.conv_shortcut = _conv(spec, plan.out_channels, 1, stride, name='conv_shortcut')
+    # A block begins as the identity: by its skip gain, or by the gains of its last convolution.
+    gain_init = jnp.ones if spec.skip_gain else jnp.zeros
+    self.conv2 = _conv(spec, plan.out_channels, 1, gain_init=gain_init, name='conv2')
+    self.attention = _attention(plan, spec)
+    rescale = spec.conventions.stochdepth_rescale
+    self.stochastic_depth = StochasticDepth(plan.stochdepth_rate, rescale)
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
     """Maps x [N, H, W, in_channels] to [N, H / stride, W / stride, out_channels]."""
-    out = self.activation(x) * self.plan.beta
+    out = self.activation(x) * self.beta
     residual = self.residual(out)
     residual = self.stochastic_depth(residual, is_training)
-    skip_gain = hk.get_parameter('skip_gain', (), x.dtype, init=jnp.zeros)
-    return residual * (skip_gain * self.alpha) + self.shortcut(x, out)
+    scale = self.alpha
+    if self.spec.skip_gain:
+      scale = hk.get_parameter('skip_gain', (), x.dtype, init=jnp.zeros) * scale
+    return residual * scale + self.shortcut(x, out)
 
   def shortcut(self, x: jax.Array, activated: jax.Array) -> jax.Array:
-    """The path around the branch: x itself, or a pooled 1x1 convolution of the activated input."""
+    """The path around the branch: x itself, or a 1x1 convolution of the activated input."""
     if self.conv_shortcut is None:
       return x
-    if self.plan.stride > 1:
+    if self.plan.stride > 1 and self.spec.shortcut == 'average_pool':
       window = (1, self.plan.stride, self.plan.stride, 1)
-      activated = hk.avg_pool(activated, window, window, 'SAME')
+      activated = hk.avg_pool(activated, window, window, 'SAME')  # padding is not counted
     return self.conv_shortcut(activated)
 
   def residual(self, x: jax.Array) -> jax.Array:
@@ -113,9 +174,11 @@ class NFBlock(hk.Module):
     x = self.conv0(x)
     for conv in self.spatial_convs:
       x = conv(self.activation(x))
+    if self.attention is not None and self.spec.attention_position == 'before_last_conv':
+      x = (self.attention(x) * self.attention_gain) * x
     x = self.conv2(self.activation(x))
-    if self.squeeze_excite is not None:
-      x = (self.squeeze_excite(x) * 2) * x
+    if self.attention is not None and self.spec.attention_position == 'last':
+      x = (self.attention(x) * self.attention_gain) * x
     return x
 
 
@@ -127,36 +190,46 @@ class NFBackbone(hk.Module):
     num_classes: int,
     spec: ModelSpec,
     fc_init: hk.initializers.Initializer | None = None,
-    name: str = 'NFNet',
+    name: str | None = None,
   ):
     """Builds the network.
 
     Args:
       num_classes: number of logits K.
       spec: the network.
-      fc_init: initialiser of the classifier's weights; default N(0, 0.01^2).
-      name: Haiku module name, the first part of every parameter's path.
+      fc_init: initialiser of the classifier's weights; default N(0, spec.classifier_std^2).
+      name: Haiku module name, the first part of every parameter's path; None: the spec's family.
     """
-    super().__init__(name=name)
+    super().__init__(name=name or spec.family)
     if num_classes < 1:
       raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
     self.spec = spec
-    self.activation = activations.scaled(spec.activation)
+    self.activation = _activation(spec)
+    # No convolution follows the last activation, so nothing can hold a folded network's gamma.
+    conventions = spec.conventions
+    lost_gamma = conventions.folded and not conventions.gamma_in_conv
+    self.pool_gamma = activations.get(spec.activation).gamma if lost_gamma else 1
     self.stem_convs = [
-      WSConv2D(channels, kernel, stride, name=f'stem_conv{i}')
+      _conv(spec, channels, kernel, stride, name=spec.names.stem_conv.format(i))
       for i, (kernel, stride, channels) in enumerate(spec.stem)
     ]
-    self.blocks = [NFBlock(plan, spec, name='nf_block') for plan in plan_blocks(spec)]
-    self.final_conv = WSConv2D(spec.final_channels, 1, name='final_conv')
-    self.classifier = hk.Linear(
-      num_classes, w_init=fc_init or hk.initializers.RandomNormal(0.01), name='linear'
-    )
+    self.blocks = [NFBlock(plan, spec, name=spec.names.block) for plan in plan_blocks(spec)]
+    self.final_conv = None
+    if spec.final_conv:
+      self.final_conv = _conv(spec, spec.final_channels, 1, name='final_conv')
+    w_init = fc_init or hk.initializers.RandomNormal(spec.classifier_std)
+    self.classifier = hk.Linear(num_classes, w_init=w_init, name='linear')
 
   def stem(self, images: jax.Array) -> jax.Array:
     """Maps images [N, H, W, 3] to the first block's input."""
     x = images
     for i, conv in enumerate(self.stem_convs):
       x = conv(self.activation(x) if i else x)
+    if self.spec.stem_pool:
+      window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+      padding = _padding(self.spec, 3)
+      padding = padding if padding == 'SAME' else ((0, 0), *padding, (0, 0))
+      x = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
     return x
 
   def features(self, images: jax.Array, is_training: bool = False) -> dict[str, jax.Array]:
@@ -189,8 +262,8 @@ class NFBackbone(hk.Module):
     if images.ndim != 4:
       raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
     *_, x = self.features(images, is_training).values()
-    x = self.activation(self.final_conv(x))
-    pool = jnp.mean(x, axis=(1, 2))
+    x = self.activation(x if self.final_conv is None else self.final_conv(x))
+    pool = jnp.mean(x, axis=(1, 2)) * self.pool_gamma
     out = pool
     if is_training and self.spec.drop_rate > 0:
       out = hk.dropout(hk.next_rng_key(), self.spec.drop_rate, out)

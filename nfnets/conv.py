@@ -1,11 +1,13 @@
 """How a convolution is computed on each backend. Nothing else decides this.
 
 XLA's CPU backend runs grouped convolutions several times slower than one plain convolution per
-group followed by a concatenation, forward and backward, so that is what happens there.
+group followed by a concatenation, forward and backward, so that is what happens there; and
+depthwise ones 3 to 20 times slower than a sum of shifted products, so they become that.
 """
 
 import contextlib
 import contextvars
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -28,7 +30,8 @@ def strategy(name: str) -> Iterator[None]:
 
   'auto' decides by `jax.default_backend()`, 'plain' leaves groups to XLA (right when compiling
   ahead of time for an accelerator from a machine without one), 'split' runs one convolution per
-  group. The values agree up to rounding. A function that jit has already traced keeps its choice.
+  group, or a sum over the kernel's taps where each channel is a group. The values agree up to
+  rounding. A function that jit has already traced keeps its choice.
 
   Raises:
     ValueError: there is no such strategy.
@@ -84,9 +87,40 @@ def conv(
       feature_group_count=groups,
     )
 
-  # With very many groups (depthwise) one convolution each would be worse than XLA's own.
+  if 1 < groups == x.shape[-1] == w.shape[-1] and _splits_groups():
+    return _depthwise(x, w, stride, padding, rate)
+  # With very many groups one convolution each would be worse than XLA's own.
   if groups == 1 or groups > 64 or not _splits_groups():
     return plain(x, w, groups)
   inputs = jnp.split(x, groups, axis=-1)
   weights = jnp.split(w, groups, axis=-1)
   return jnp.concatenate([plain(i, k, 1) for i, k in zip(inputs, weights, strict=True)], axis=-1)
+
+
+def _depthwise(
+  x: jax.Array,
+  w: jax.Array,
+  stride: tuple[int, ...],
+  padding: str | Sequence[tuple[int, int]],
+  rate: tuple[int, ...],
+) -> jax.Array:
+  """Sums, over the taps of the kernel w [*kernel, 1, C], the shifted inputs times the tap."""
+  kernel = w.shape[:-2]
+  windows = [(k - 1) * r + 1 for k, r in zip(kernel, rate, strict=True)]
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(x.shape[1:-1], windows, stride, padding)
+  pads = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
+  padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
+  # From the first to behind the last of a tap's positions.
+  extents = [
+    (size - window) // s * s + 1
+    for size, window, s in zip(padded.shape[1:-1], windows, stride, strict=True)
+  ]
+  wide = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, as in XLA's own convolutions
+  total = 0
+  for tap in itertools.product(*map(range, kernel)):
+    starts = [t * r for t, r in zip(tap, rate, strict=True)]
+    ends = [start + extent for start, extent in zip(starts, extents, strict=True)]
+    shifted = lax.slice(padded, (0, *starts, 0), (x.shape[0], *ends, x.shape[-1]), (1, *stride, 1))
+    total += shifted.astype(wide) * w[(*tap, 0)].astype(wide)
+  return total.astype(x.dtype)

@@ -1,20 +1,25 @@
 """From a picture to what a network takes, as the published evaluations did it."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 
 from nfnets import images
 
 EVALUATION_MODES = ('resize_crop_32', 'crop_resize', 'resize_crop_0.875', 'resize')
 _PADDING = 32  # pixels that a picture of the evaluation size loses at its borders, in all
 
+Picture = np.ndarray | bytes | str | os.PathLike | Image.Image
 
-def preprocess(
-  image_or_bytes: np.ndarray | bytes, size: int, mode: str = 'resize_crop_32'
-) -> np.ndarray:
+
+def preprocess(image_or_bytes: Picture, size: int, mode: str = 'resize_crop_32') -> np.ndarray:
   """Makes the network's input of one picture.
 
   Args:
-    image_or_bytes: uint8 or float32 [H, W, 3] on the scale 0..255, RGB; or an encoded picture.
+    image_or_bytes: uint8 or float32 [H, W, 3] on the scale 0..255, RGB; or an encoded picture; or
+      whatever else `read_picture` takes.
     size: height and width of the result, in pixels.
     mode: one of EVALUATION_MODES, see `resize_for_evaluation`.
 
@@ -22,12 +27,10 @@ def preprocess(
     float32 [size, size, 3], normalised.
 
   Raises:
-    ValueError: the picture cannot be decoded, or the mode is unknown.
+    OSError: a file cannot be read.
+    ValueError: this is no picture, or the mode is unknown.
   """
-  image = image_or_bytes
-  if isinstance(image, bytes | bytearray | memoryview):
-    image = images.decode(bytes(image))
-  return images.normalize(resize_for_evaluation(image, size, mode))
+  return images.normalize(resize_for_evaluation(read_picture(image_or_bytes), size, mode))
 
 
 def resize_for_evaluation(image: np.ndarray, size: int, mode: str = 'resize_crop_32') -> np.ndarray:
@@ -75,3 +78,63 @@ def padded_center_box(shape: tuple[int, ...], size: int) -> tuple[int, int, int,
   # In float32, as published: the product is often a whole number, which float64 may just miss.
   side = max(1, int(np.float32(size / (size + _PADDING)) * np.float32(min(height, width))))
   return (height - side + 1) // 2, (width - side + 1) // 2, side, side
+
+
+def read_picture(picture: Picture) -> np.ndarray:
+  """Brings a picture of any kind to an RGB array.
+
+  Args:
+    picture: a path; the bytes of an encoded file; a Pillow image; or an array [H, W], [H, W, 1],
+      [H, W, 3] (RGB) or [H, W, 4] of bool, uint8, uint16 (the upper 8 bits count) or floats on the
+      scale 0..255. Alpha is dropped and an EXIF orientation ignored, as `images.decode` does.
+
+  Returns:
+    uint8 [H, W, 3], or float32 for floats.
+
+  Raises:
+    OSError: the file cannot be read.
+    ValueError: this is no picture.
+  """
+  if isinstance(picture, str | os.PathLike):
+    picture = Path(picture).read_bytes()
+  if isinstance(picture, bytes | bytearray | memoryview):
+    return images.decode(bytes(picture))
+  if isinstance(picture, Image.Image):
+    picture = _pillow_array(picture)
+  array = np.asarray(picture)
+  if array.ndim == 2:
+    array = array[..., None]
+  if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+    raise ValueError(
+      f'a picture is an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {array.shape}.'
+    )
+  array = _on_scale(array)
+  return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
+
+
+def _pillow_array(image: Image.Image) -> np.ndarray:
+  """The pixels of a Pillow image of any mode that has a known scale."""
+  if image.mode.startswith('I;16'):
+    return np.asarray(image).astype(np.uint16)  # in this machine's byte order
+  if image.mode in ('I', 'F'):
+    raise ValueError(
+      f'a Pillow image of mode {image.mode!r} has no known scale: convert it to L or RGB first.'
+    )
+  return np.asarray(image.convert('RGB'))
+
+
+def _on_scale(array: np.ndarray) -> np.ndarray:
+  """The pixels on the scale 0..255, as uint8 or float32."""
+  if array.dtype == np.uint8:
+    return array
+  if array.dtype == np.uint16:
+    return (array >> 8).astype(np.uint8)
+  if array.dtype == np.bool_:
+    return array * np.uint8(255)
+  if not np.issubdtype(array.dtype, np.floating):
+    raise ValueError(f'pixels must be uint8, uint16, bool or floats, got {array.dtype}.')
+  if not np.isfinite(array).all():
+    raise ValueError('some pixels are not finite numbers.')
+  if 0 < np.abs(array).max() <= 1:
+    raise ValueError('the pixels are floats up to 1: multiply them by 255, the scale is 0..255.')
+  return array.astype(np.float32)

@@ -1,10 +1,11 @@
 """The layers that make a network normalizer-free.
 
-[SigProp]: Brock, De, Smith, arXiv 2101.08692. [NFNet]: Brock, De, Smith, Simonyan, arXiv 2102.06171.
+[SigProp]: Brock, De, Smith, arXiv 2101.08692.
+[NFNet]: Brock, De, Smith, Simonyan, arXiv 2102.06171.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import haiku as hk
 import jax
@@ -92,7 +93,8 @@ class _WSConvND(hk.Module):
     super().__init__(name=name)
     n = self.num_spatial_dims
     self.output_channels = output_channels
-    self.kernel_shape = (kernel_shape,) * n if isinstance(kernel_shape, int) else tuple(kernel_shape)
+    is_number = isinstance(kernel_shape, int)
+    self.kernel_shape = (kernel_shape,) * n if is_number else tuple(kernel_shape)
     self.stride = stride
     self.rate = rate
     self.padding = padding
@@ -145,6 +147,35 @@ class _WSConvND(hk.Module):
     )
 
 
+class Conv2D(hk.Module):
+  """A plain convolution of [N, H, W, C] with a bias: what a standardised one is folded into."""
+
+  def __init__(
+    self,
+    output_channels: int,
+    kernel_shape: int,
+    stride: int = 1,
+    padding: Padding = 'SAME',
+    feature_group_count: int = 1,
+    name: str | None = None,
+  ):
+    """Builds the layer; parameters are `w` [k, k, I / groups, O] and `b` [O]."""
+    super().__init__(name=name)
+    self.output_channels = output_channels
+    self.kernel_shape = kernel_shape
+    self.stride = stride
+    self.padding = padding
+    self.groups = feature_group_count
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Convolves x [N, H, W, I] to [N, h, w, O]."""
+    shape = (self.kernel_shape,) * 2 + (x.shape[-1] // self.groups, self.output_channels)
+    w_init = hk.initializers.RandomNormal(math.prod(shape[:-1]) ** -0.5)
+    w = hk.get_parameter('w', shape, x.dtype, init=w_init)
+    b = hk.get_parameter('b', (self.output_channels,), x.dtype, init=jnp.zeros)
+    return conv_lib.conv(x, w, stride=self.stride, padding=self.padding, groups=self.groups) + b
+
+
 class WSConv1D(_WSConvND):
   """Standardised convolution of [N, W, C]."""
 
@@ -184,24 +215,29 @@ class WSConv2DTranspose(_WSConvND):
       raise ValueError(f'{self.name}: a transposed convolution takes neither groups nor a rate.')
     strides = (self.stride,) * 2 if isinstance(self.stride, int) else self.stride
     padding = self.padding if isinstance(self.padding, str) else tuple(self.padding)
-    return lax.conv_transpose(
-      x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
+    return lax.conv_transpose(x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
 class SqueezeExcite(hk.Module):
-  """Channel attention: mean over space, Linear, relu, Linear, sigmoid (arXiv 1709.01507)."""
+  """Channel attention: mean over space, Linear, activation, Linear, sigmoid (arXiv 1709.01507)."""
 
-  def __init__(self, output_channels: int, hidden_channels: int, name: str = 'squeeze_excite'):
+  def __init__(
+    self,
+    output_channels: int,
+    hidden_channels: int,
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+    name: str = 'squeeze_excite',
+  ):
     """Builds the two Linear layers (with bias, not standardised)."""
     super().__init__(name=name)
+    self.activation = activation
     self.hidden = hk.Linear(hidden_channels, name='linear')
     self.out = hk.Linear(output_channels, name='linear')  # Haiku calls it linear_1
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns the attention [N, 1, 1, C] in 0..1 for x [N, H, W, C]."""
     squeezed = jnp.mean(x, axis=(1, 2))  # [N, C]
-    attention = jax.nn.sigmoid(self.out(jax.nn.relu(self.hidden(squeezed))))
+    attention = jax.nn.sigmoid(self.out(self.activation(self.hidden(squeezed))))
     return attention[:, None, None, :]
 
 

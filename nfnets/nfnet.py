@@ -3,7 +3,7 @@
 import haiku as hk
 
 from nfnets.backbone import NFBackbone
-from nfnets.spec import ModelSpec
+from nfnets.spec import ModelSpec, find_variant, given
 
 _WIDTH = (256, 512, 1536, 1536)
 _WIDTH_PLUS = (384, 768, 2048, 2048)
@@ -74,32 +74,18 @@ class NFNet(NFBackbone):
     Raises:
       ValueError: unknown variant or activation, or a width that leaves no whole group.
     """
-    changes = {
-      'se_ratio': se_ratio,
-      'alpha': alpha,
-      'stochdepth_rate': stochdepth_rate,
-      'drop_rate': drop_rate,
-      'activation': activation,
-      'head_multiple': final_conv_mult,
-      'head_channels': final_conv_ch,
-      'two_convs': use_two_convs,
-    }
-    changes = {field: value for field, value in changes.items() if value is not None}
-    spec = find_variant(variant)
+    changes = given(
+      se_ratio=se_ratio,
+      alpha=alpha,
+      stochdepth_rate=stochdepth_rate,
+      drop_rate=drop_rate,
+      activation=activation,
+      head_multiple=final_conv_mult,
+      head_channels=final_conv_ch,
+      two_convs=use_two_convs,
+    )
+    spec = find_variant(variant, VARIANTS, 'NFNet')
     if width != 1.0:
       changes['width'] = tuple(int(w * width) for w in spec.width)
       changes['stem'] = spec.stem
     super().__init__(num_classes, spec.replace(**changes), fc_init, name=name)
-
-
-def find_variant(variant: str | ModelSpec) -> ModelSpec:
-  """Returns the spec of a variant's name; a spec is returned as it is.
-
-  Raises:
-    ValueError: there is no such variant.
-  """
-  if isinstance(variant, ModelSpec):
-    return variant
-  if variant not in VARIANTS:
-    raise ValueError(f'Unknown NFNet variant {variant!r}: choose one of {", ".join(VARIANTS)}.')
-  return VARIANTS[variant]

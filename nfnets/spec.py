@@ -3,31 +3,122 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from nfnets import activations
 
 StemConv = tuple[int, int, int]  # kernel size, stride, output channels
 
 
+class Family(NamedTuple):
+  """The names that a family's parameter tree is made of, and whether its stem has a fixed width."""
+
+  block: str
+  stem_conv: str  # '{}' stands for the convolution's index
+  stem_follows_width: bool = False  # when `ModelSpec.replace` changes the width alone
+
+
+# Module name of the network -> the names inside it. Released weights carry them.
+FAMILIES: dict[str, Family] = {
+  'NFNet': Family('nf_block', 'stem_conv{}', stem_follows_width=True),
+  'NF_ResNet': Family('nf_res_block', 'initial_conv'),
+  'NF_RegNet': Family('nf_block', 'initial_conv'),
+  'NFNetLight': Family('nf_block', 'stem_conv{}'),
+}
+
+_PER_STAGE = ('width', 'depth', 'stride', 'expansion', 'group_width')
+_CHOICES = {
+  'expansion_of': ('output', 'input'),
+  'shortcut': ('average_pool', 'strided_conv'),
+  'attention': ('squeeze_excite', 'efficient'),
+  'attention_position': ('last', 'before_last_conv'),
+  'family': tuple(FAMILIES),
+}
+
+
+def _uniform(values: tuple) -> tuple:
+  """One value if all are the same."""
+  return values[:1] if len(set(values)) == 1 else values
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise ValueError(f'{what} must be one of {", ".join(choices)}, got {value!r}.')
+
+
+def _check_fields(cls: type, names: Mapping[str, Any]) -> None:
+  """Every name must be a field of the record."""
+  known = {field.name for field in dataclasses.fields(cls)}
+  unknown = sorted(set(names) - known)
+  if unknown:
+    raise ValueError(f'{cls.__name__} has no field {unknown[0]!r}: its fields are {sorted(known)}.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conventions:
+  """What implementations of one architecture do differently. The defaults are DeepMind's."""
+
+  padding: str = 'same'  # or 'symmetric': equally much on both sides, as PyTorch does
+  gamma_in_conv: bool = False  # gamma multiplies each convolution's weights, not the activation
+  epsilon: float = 1e-4  # of weight standardisation
+  epsilon_added_to_variance: bool = False  # see `nfnets.layers.standardize`
+  channel_multiple: int = 1  # that derived widths are rounded to; 1: whole numbers, downwards
+  stochdepth_rescale: bool = False  # kept examples are divided by the keep probability
+  stochdepth_reaches_rate: bool = False  # block i of n has rate * i / (n - 1), not rate * i / n
+  folded: bool = False  # plain convolutions that hold all constants: see `nfnets.deploy.fold`
+
+  def __post_init__(self):
+    """Checks the values."""
+    _check_choice('Conventions.padding', self.padding, ('same', 'symmetric'))
+    if self.epsilon <= 0 or self.channel_multiple < 1:
+      raise ValueError(
+        'Conventions.epsilon must be positive and channel_multiple at least 1, got '
+        f'{self.epsilon} and {self.channel_multiple}.'
+      )
+
+  def round_channels(self, channels: float, lowest: float = 0.9) -> int:
+    """Rounds a derived width to the multiple, but to no less than `lowest` of it."""
+    multiple = self.channel_multiple
+    if multiple == 1:
+      return int(channels)
+    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
+    return rounded if rounded >= lowest * channels else rounded + multiple
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-  """A normalizer-free network. Tuples have one entry per stage; a number stands for all stages."""
+  """A normalizer-free network. Tuples have one entry per stage; a number stands for all stages.
+
+  A spec alone determines the function and, but for the number of classes, the parameter tree. What
+  it does not say is an NFNet's: make other families by `replace` from one of their own specs.
+  """
 
   # The body.
   width: tuple[int, ...]  # output channels of each stage
   depth: tuple[int, ...]  # blocks of each stage
   stride: tuple[int, ...] = (1, 2, 2, 2)  # of the first block of each stage
-  expansion: tuple[float, ...] = (0.5,)  # bottleneck width over the block's output width
-  group_width: tuple[int, ...] = (128,)  # channels of one group of the 3x3 convolutions
+  expansion: tuple[float, ...] = (0.5,)  # bottleneck width over `expansion_of`
+  expansion_of: str = 'output'  # the block's output width, or its 'input' width
+  first_expansion: float | None = None  # of the network's first block, where it differs
+  group_width: tuple[int, ...] = (128,)  # channels of a group of the 3x3 convolutions; 0: no groups
   two_convs: bool = True  # a second 3x3 convolution in each block
+  shortcut: str = 'average_pool'  # before its 1x1 convolution, or 'strided_conv': in it
+  skip_gain: bool = True  # a learnt scale of the branch from 0; without, the last gains start at 0
+  attention: str = 'squeeze_excite'  # or 'efficient': EfficientChannelAttention
+  attention_position: str = 'last'  # in the branch, or 'before_last_conv'
   se_ratio: float = 0.5  # hidden width over input width of squeeze-excite; 0: none
   alpha: float = 0.2  # scale of the residual branch
   activation: str = 'gelu'
   # The ends.
   stem: tuple[StemConv, ...] = ()  # empty: NFNet's four convolutions, ending in width[0] // 2
+  stem_pool: bool = False  # a 3x3/2 max pool after the stem's convolutions
+  final_conv: bool = True  # a 1x1 convolution and activation before pooling; else activation only
   head_multiple: float = 2.0  # channels of the final 1x1 convolution over width[-1]
   head_channels: int | None = None  # the same as a number; wins over head_multiple
+  classifier_std: float = 0.01  # standard deviation of the classifier's initial weights; 0: zeros
+  # Whose network it is.
+  family: str = 'NFNet'  # a key of FAMILIES: the class, and the names in the parameter tree
+  conventions: Conventions = Conventions()
   # What the published recipe uses with it.
   drop_rate: float = 0.0  # dropout before the classifier
   stochdepth_rate: float = 0.1  # stochastic depth rate that the last block approaches
@@ -37,69 +128,105 @@ class ModelSpec:
 
   def __post_init__(self):
     """Normalises per-stage fields to tuples and checks that a network can be built."""
-    num_stages = len(self.width)
-    for field in ('width', 'depth', 'stride', 'expansion', 'group_width'):
-      value = getattr(self, field)
-      value = tuple(value) if isinstance(value, list | tuple) else (value,)
-      value = value * num_stages if len(value) == 1 else value
-      if len(value) != num_stages:
-        raise ValueError(
-          f'ModelSpec.{field} has {len(value)} entries for {num_stages} stages: give one number '
-          'or one per stage.'
-        )
-      if any(v <= 0 for v in value):
-        raise ValueError(f'ModelSpec.{field} must be positive, got {value}.')
-      object.__setattr__(self, field, value)
-    stem = self.stem or tuple((3, s, c) for s, c in zip((2, 1, 1), (16, 32, 64), strict=True)) + (
-      (3, 2, self.width[0] // 2),
-    )
+    for field in _PER_STAGE:
+      object.__setattr__(self, field, self._per_stage(field))
+    stem = self.stem or default_stem(self.width[0])
     object.__setattr__(self, 'stem', tuple(tuple(conv) for conv in stem))
+    for field, choices in _CHOICES.items():
+      _check_choice(f'ModelSpec.{field}', getattr(self, field), choices)
+    if len(self.stem) > 1 and '{}' not in self.names.stem_conv:
+      raise ValueError(
+        f'The stem of family {self.family!r} is one convolution, got {len(self.stem)}: give one, '
+        "or choose family='NFNet' or 'NFNetLight'."
+      )
+    if self.attention == 'efficient' and self.se_ratio:
+      raise ValueError(
+        f"se_ratio={self.se_ratio:g} is of squeeze-excite, which attention='efficient' replaces: "
+        'set se_ratio=0, or keep squeeze-excite.'
+      )
     activations.get(self.activation)
-    for stage, group_width in enumerate(self.group_width):
-      if self.bottleneck_width(stage) < group_width:
-        raise ValueError(
-          f'Stage {stage} is {self.width[stage]} wide, so its bottleneck of '
-          f'{self.width[stage] * self.expansion[stage]:g} channels is smaller than one group of '
-          f'{group_width}: make the stage wider or group_width smaller.'
-        )
+    self._check_bottlenecks()
     for field, low, high in (
       ('drop_rate', 0, 1),
       ('stochdepth_rate', 0, 1),
       ('se_ratio', 0, math.inf),
       ('alpha', 0, math.inf),
+      ('classifier_std', 0, math.inf),
     ):
       if not low <= getattr(self, field) < high:
         raise ValueError(
           f'ModelSpec.{field} must be in [{low}, {high}), got {getattr(self, field)}.'
         )
 
-  def bottleneck_width(self, stage: int) -> int:
-    """Channels inside a block of `stage`: rounded down to whole groups."""
-    group_width = self.group_width[stage]
-    return int(self.width[stage] * self.expansion[stage]) // group_width * group_width
+  def _per_stage(self, field: str) -> tuple:
+    """A field as a tuple with one entry per stage."""
+    value = getattr(self, field)
+    value = tuple(value) if isinstance(value, list | tuple) else (value,)
+    value = value * len(self.width) if len(value) == 1 else value
+    if len(value) != len(self.width):
+      raise ValueError(
+        f'ModelSpec.{field} has {len(value)} entries for {len(self.width)} stages: give one number '
+        'or one per stage.'
+      )
+    if any(v < 0 or (v == 0 and field != 'group_width') for v in value):
+      raise ValueError(f'ModelSpec.{field} must be positive, got {value}.')
+    return value
+
+  def _check_bottlenecks(self) -> None:
+    """Every block must have room for one group."""
+    for stage, group_width in enumerate(self.group_width):
+      for index in range(min(2, self.depth[stage])):
+        if not self.bottleneck_width(stage, index):
+          raise ValueError(
+            f'Stage {stage} is {self.width[stage]} wide, so a bottleneck (expansion '
+            f'{self.expansion[stage]:g}) is smaller than one group of {group_width or 1}: make the '
+            'stage wider or group_width smaller.'
+          )
+
+  @property
+  def names(self) -> Family:
+    """The names that the parameter tree is made of, under the module `family`."""
+    return FAMILIES[self.family]
+
+  def bottleneck_width(self, stage: int, index: int = 0) -> int:
+    """Channels inside block `index` of `stage`: rounded down to whole groups."""
+    channels = self.width[stage]
+    if self.expansion_of == 'input' and index == 0:
+      channels = self.width[stage - 1] if stage else self.stem[-1][2]
+    expansion = self.expansion[stage]
+    if stage == index == 0 and self.first_expansion is not None:
+      expansion = self.first_expansion
+    bottleneck = self.conventions.round_channels(channels * expansion)
+    group_width = self.group_width[stage] or 1
+    return bottleneck // group_width * group_width
+
+  def attention_hidden(self, channels: int) -> int:
+    """Hidden width of a squeeze-excite on `channels` channels."""
+    return max(1, self.conventions.round_channels(channels * self.se_ratio, lowest=0))
 
   @property
   def final_channels(self) -> int:
-    """Channels of the final convolution, so of the pooled vector."""
+    """Channels of the pooled vector."""
+    if not self.final_conv:
+      return self.width[-1]
     return self.head_channels or int(self.head_multiple * self.width[-1])
 
   def replace(self, **changes: Any) -> 'ModelSpec':
-    """Returns a copy with some fields changed.
+    """Returns a copy with some fields changed; what is equal in all stages fits any number of them.
 
     Raises:
       ValueError: there is no such field, or the network cannot be built.
     """
-    names = {field.name for field in dataclasses.fields(self)}
-    unknown = sorted(set(changes) - names)
-    if unknown:
-      raise ValueError(f'ModelSpec has no field {unknown[0]!r}: its fields are {sorted(names)}.')
+    _check_fields(type(self), changes)
+    for field in set(_PER_STAGE) - {'width'}:  # the width says how many stages there are
+      changes.setdefault(field, _uniform(getattr(self, field)))
     # A stem that was derived from the width follows it.
-    if 'width' in changes and 'stem' not in changes and self.stem[-1][2] == self.width[0] // 2:
-      changes['stem'] = ()
+    if 'width' in changes and 'stem' not in changes and self.names.stem_follows_width:
+      changes['stem'] = () if self.stem == default_stem(self.width[0]) else self.stem
     return dataclasses.replace(self, **changes)
 
   def to_dict(self) -> dict[str, Any]:
-    """Returns the fields as plain numbers, strings and lists, ready for JSON."""
+    """Returns the fields as plain numbers, strings, lists and dictionaries, ready for JSON."""
     return dataclasses.asdict(self)
 
   @classmethod
@@ -109,11 +236,43 @@ class ModelSpec:
     Raises:
       ValueError: width or depth is missing, there is an unknown field, or no network results.
     """
-    names = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - names)
-    if unknown:
-      raise ValueError(f'ModelSpec has no field {unknown[0]!r}: its fields are {sorted(names)}.')
+    _check_fields(cls, fields)
     missing = [name for name in ('width', 'depth') if name not in fields]
     if missing:
       raise ValueError(f'A ModelSpec needs {" and ".join(missing)}, one number per stage.')
+    fields = dict(fields)
+    conventions = fields.get('conventions')
+    if isinstance(conventions, Mapping):
+      _check_fields(Conventions, conventions)
+      fields['conventions'] = Conventions(**conventions)
     return cls(**fields)
+
+
+def default_stem(width: int) -> tuple[StemConv, ...]:
+  """Returns NFNet's stem for a first stage of `width` channels ([NFNet] appendix)."""
+  return ((3, 2, 16), (3, 1, 32), (3, 1, 64), (3, 2, width // 2))
+
+
+def find_variant(
+  variant: str | ModelSpec, table: Mapping[str, ModelSpec], family: str
+) -> ModelSpec:
+  """Returns the spec that a variant's name has in a family's table; a spec is returned as it is.
+
+  Raises:
+    ValueError: there is no such variant, or the spec is of another family.
+  """
+  if not isinstance(variant, ModelSpec):
+    if variant not in table:
+      raise ValueError(f'Unknown {family} variant {variant!r}: choose one of {", ".join(table)}.')
+    return table[variant]
+  if variant.family != family:
+    raise ValueError(
+      f'This spec has family={variant.family!r} and the class builds {family!r}: use '
+      f'nfnets.create_model(spec), or start from one of its own: {", ".join(list(table)[:3])}.'
+    )
+  return variant
+
+
+def given(**fields: Any) -> dict[str, Any]:
+  """Returns the fields that are not None."""
+  return {field: value for field, value in fields.items() if value is not None}

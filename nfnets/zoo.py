@@ -1,39 +1,94 @@
-"""The only place where a string becomes a model."""
+"""Models by name: the only place where a string becomes a model.
+
+| names | what they are |
+|---|---|
+| `F0`..`F7`, `F0+`..`F7+` | NFNets as published (arXiv 2102.06171) |
+| `NF-ResNet-50`..`NF-ResNet-600` | NF-ResNets as published (arXiv 2101.08692) |
+| `NF-RegNet-B0`..`NF-RegNet-B8` | NF-RegNets as published (arXiv 2101.08692) |
+| `dm_nfnet_f0`, `nfnet_l0`, `eca_nfnet_l0`, `nf_resnet50`, `nf_regnet_b0`, ... | timm's |
+| `BN-ResNet-50`..`BN-ResNet-600` | ResNet-v2 with batch normalisation (arXiv 1603.05027) |
+| `BN-SE-ResNeXt-D-50`, `-101`, `-152` | also; NFNet began here (arXiv 2102.06171, section 4) |
+| `EfficientNet-B0`..`EfficientNet-B7` | as published (arXiv 1905.11946) |
+
+Published networks have capital names; timm's names are in small letters and stand for timm's
+functions. `NF-ResNet-50` and `nf_resnet50` are different functions, as are `NF-RegNet-B0` and
+`nf_regnet_b0`, or `F0` and `nfnet_f0`; `dm_nfnet_f0` is `F0` but for the kind of GELU and epsilon.
+
+The networks with batch normalisation carry running statistics: build them in
+`hk.transform_with_state`.
+"""
 
 import difflib
 import fnmatch
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import haiku as hk
+import jax
+import jax.numpy as jnp
 
-from nfnets import nfnet
+from nfnets import nf_regnet, nf_resnet, nfnet, nfnet_light
+from nfnets.baselines import BaselineSpec, efficientnet, join_state, resnet
 from nfnets.spec import ModelSpec
 
-# Family by family: the variant table and the Haiku class that its rows are built with.
-_FAMILIES: tuple[tuple[dict[str, ModelSpec], type[hk.Module]], ...] = (
-  (nfnet.VARIANTS, nfnet.NFNet),
-)
+AnySpec = ModelSpec | BaselineSpec
+
+# A spec's family -> its class.
+_CLASSES: dict[str, type[hk.Module]] = {
+  'NFNet': nfnet.NFNet,
+  'NF_ResNet': nf_resnet.NFResNet,
+  'NF_RegNet': nf_regnet.NFRegNet,
+  'NFNetLight': nfnet_light.NFNetLight,
+  'BN_ResNet': resnet.ResNet,
+  'EfficientNet': efficientnet.EfficientNet,
+}
+
+# Families whose specs are not `ModelSpec`s.
+_BASELINES: dict[str, type[BaselineSpec]] = {
+  spec.FAMILY: spec for spec in (resnet.ResNetSpec, efficientnet.EfficientNetSpec)
+}
+
+_MODELS: dict[str, AnySpec] = {
+  **nfnet.VARIANTS,
+  **{name.replace('ResNet', 'NF-ResNet-'): s for name, s in nf_resnet.VARIANTS.items()},
+  **{f'NF-RegNet-{name}': s for name, s in nf_regnet.VARIANTS.items()},
+  **nfnet_light.VARIANTS,
+  **{f'BN-{name}': spec for name, spec in resnet.VARIANTS.items()},
+  **{f'EfficientNet-{name}': spec for name, spec in efficientnet.VARIANTS.items()},
+}
 
 
 def list_models(pattern: str = '*') -> list[str]:
-  """Returns the names that match a shell-style pattern, e.g. 'F?+', in the papers' order."""
-  return [name for table, _ in _FAMILIES for name in table if fnmatch.fnmatch(name, pattern)]
+  """Returns the names that match a shell-style pattern, e.g. 'F?+', case mattering."""
+  return [name for name in _MODELS if fnmatch.fnmatchcase(name, pattern)]
 
 
-def get_spec(name: str) -> ModelSpec:
+def get_spec(name: str) -> AnySpec:
   """Returns the spec of a model's name.
 
   Raises:
     ValueError: there is no such model.
   """
-  return _find(name)[0]
+  if name in _MODELS:
+    return _MODELS[name]
+  raise ValueError(_unknown(name))
 
 
-def create_model(name: str | ModelSpec, num_classes: int = 1000, **overrides: Any) -> hk.Module:
+def spec_from_dict(fields: Mapping[str, Any]) -> AnySpec:
+  """Builds a spec of the family that its fields name, by default NFNet's, from its `to_dict`.
+
+  Raises:
+    ValueError: no network results.
+  """
+  return _BASELINES.get(fields.get('family'), ModelSpec).from_dict(fields)
+
+
+def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any) -> hk.Module:
   """Builds a model by name. Call it inside `hk.transform`, as any Haiku module.
 
   Args:
-    name: a name of `list_models()`, or a `ModelSpec`.
+    name: a name of `list_models()`, or a spec of any family.
     num_classes: number of logits.
     **overrides: arguments of the family's class (`drop_rate`, `activation`, ...).
 
@@ -43,19 +98,54 @@ def create_model(name: str | ModelSpec, num_classes: int = 1000, **overrides: An
   Raises:
     ValueError: there is no such model.
   """
-  if isinstance(name, ModelSpec):
-    return nfnet.NFNet(num_classes, name, **overrides)
-  spec, module_class = _find(name)
-  return module_class(num_classes, spec, **overrides)
+  spec = get_spec(name) if isinstance(name, str) else name
+  return _CLASSES[spec.family](num_classes, spec, **overrides)
 
 
-def _find(name: str) -> tuple[ModelSpec, type[hk.Module]]:
-  for table, module_class in _FAMILIES:
-    if name in table:
-      return table[name], module_class
-  names = list_models()
-  close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
-  raise ValueError(
-    f'Unknown model {name!r}: did you mean {" or ".join(close)}? '
-    f'nfnets.list_models() names all {len(names)}.'
+def parameter_shapes(
+  name: str | AnySpec, num_classes: int
+) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
+  """Returns module path -> name -> shape and dtype of a model's parameters; computes nothing.
+
+  A baseline's running statistics are among them, as `nfnets.baselines.join_state` has them.
+
+  Raises:
+    ValueError: there is no such model.
+  """
+
+  def network(images: jax.Array) -> dict[str, jax.Array]:
+    return create_model(name, num_classes)(images, is_training=False)
+
+  # The parameters do not depend on the size of the images.
+  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  init = hk.transform_with_state(network).init
+  return join_state(*jax.eval_shape(init, jax.random.key(0), images))
+
+
+def _unknown(name: str) -> str:
+  """The sentence for a name that is none: what it may have meant, and where the names are."""
+
+  def key(text: str) -> str:
+    letters = re.sub('[^a-z0-9+]', '', text.lower())
+    return re.sub('^(dm|bn)?(nfnet|nf)?(regnet)?(?=.)', '', letters)
+
+  meant = [model for model in _MODELS if key(model) == key(name)]
+  if len(meant) > 1:
+    choices = ' or '.join(f'{model!r} ({_origin(model)})' for model in meant)
+    return f'Unknown model {name!r}: say {choices}; they are different functions.'
+  by_letters = {model.lower(): model for model in _MODELS}
+  close = meant or [
+    by_letters[match]
+    for match in difflib.get_close_matches(name.lower(), by_letters, n=3, cutoff=0.5)
+  ]
+  return (
+    f'Unknown model {name!r}: did you mean {" or ".join(close or list_models()[:3])}? '
+    f'nfnets.list_models() names all {len(_MODELS)}.'
   )
+
+
+def _origin(name: str) -> str:
+  family = _MODELS[name].family
+  if family in _BASELINES:
+    return 'with batch normalisation'
+  return "timm's" if family == 'NFNetLight' else 'as published'

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its commands and files exist."""
+"""The Python of the README and of docs/ runs as it stands; files that the README names exist."""
 
 import pathlib
 import re
@@ -9,12 +9,15 @@ import nfnets.nfnet
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
-BLOCKS = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 
-@pytest.mark.parametrize('block', BLOCKS, ids=range(len(BLOCKS)))
-def test_python_blocks_run(block):
-  exec(compile(block, 'README.md', 'exec'), {})
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)  # what a block writes stays out of the tree
+  names = {}  # the blocks of a page build on one another
+  for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL):
+    exec(compile(block, page.name, 'exec'), names)
 
 
 def test_files_that_the_readme_names_exist():

@@ -75,7 +75,7 @@ POLICIES: dict[str, Policy] = {'v0': _V0, 'paper': _PAPER}
 
 # AutoAugment's published ranges are wider than RandAugment's; the paper posterizes to 4..8 bits.
 PUBLISHED = dataclasses.replace(randaugment.PUBLISHED, translate_pixels=250.0, cutout_pixels=100.0)
-_OPTIONS = {'v0': PUBLISHED, 'paper': dataclasses.replace(PUBLISHED, posterize_base_bits=4)}
+OPTIONS = {'v0': PUBLISHED, 'paper': dataclasses.replace(PUBLISHED, posterize_base_bits=4)}
 
 
 def auto_augment(
@@ -105,7 +105,7 @@ def auto_augment(
         f'No AutoAugment policy is called {policy!r}: choose one of {", ".join(POLICIES)}, or give '
         'a tuple of sub-policies.'
       )
-    options = options or _OPTIONS[policy]
+    options = options or OPTIONS[policy]
     policy = POLICIES[policy]
   if not policy:
     raise ValueError('The AutoAugment policy is empty: give at least one sub-policy.')

@@ -1,6 +1,7 @@
 """Where a training example is cut from its picture, and how it is placed."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -80,6 +81,8 @@ def random_resized_crop(
   *,
   area: tuple[float, float] = (0.08, 1.0),
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  flip: bool = False,
+  resize: Callable[..., np.ndarray] = images.resize_bicubic,
 ) -> np.ndarray:
   """Cuts a random box (see `random_crop_box`) and resizes it, bicubic, to [size, size, 3] float32.
 
@@ -89,14 +92,12 @@ def random_resized_crop(
     rng: source of all randomness.
     area: least and greatest share of the picture's area.
     aspect: least and greatest width / height of the crop.
+    flip: mirror it left-right with probability 1/2.
+    resize: `images.resize_bicubic` or `images.resize_opencv`.
   """
   box = random_crop_box(image.shape, size, rng, area=area, aspect=aspect)
-  return images.resize_bicubic(image, (size, size), box=box)
-
-
-def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Returns the image [H, W, C] or, with probability 1/2, its left-right mirror (a view)."""
-  return image[:, ::-1] if rng.random() < 0.5 else image
+  mirror = flip and rng.random() < 0.5
+  return resize(image, (size, size), box=box, mirror=mirror)
 
 
 def random_shift(image: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: an example joined with a second one, and the weight of its own label.
+"""Mixup and CutMix: a picture joined with a second one, and the weight of its own label.
 
 Mixup: arXiv 1710.09412. CutMix: arXiv 1905.04899. The NFNets (arXiv 2102.06171) give one half of
 each batch to mixup and the other half to CutMix, and mix before RandAugment; the NF-RegNets mix
@@ -6,28 +6,17 @@ afterwards. Pictures are uint8 or float32 and keep their dtype. All is computed 
 truncates, so that mixing bytes equals mixing floats and casting.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 
-KINDS = ('none', 'mixup', 'cutmix')
-
-
-class Mixed(NamedTuple):
-  """One mixed example, or a batch of them with a leading axis B on every field."""
-
-  images: np.ndarray  # [H, W, 3], the dtype of the input
-  labels: np.ndarray  # [] int32
-  mix_labels: np.ndarray  # [] int32, the label of the second example
-  mix_ratio: np.ndarray  # [] float32, the weight of `labels` in 0..1
+KINDS = ('none', 'mixup', 'cutmix')  # of one example
+RECIPES = (*KINDS, 'mixup_cutmix')  # of a batch
 
 
 def _check_pair(image: np.ndarray, second: np.ndarray) -> None:
   if image.dtype not in (np.uint8, np.float32) or image.ndim != 3:
     raise ValueError(
       f'The picture to mix is {image.dtype} {list(image.shape)}, but mixing expects uint8 or '
-      'float32 [H, W, 3]: cast it first, and pass batches to mix_batch.'
+      'float32 [H, W, 3]: cast it first, and call once per pair of pictures.'
     )
   if image.shape != second.shape or image.dtype != second.dtype:
     raise ValueError(
@@ -95,145 +84,49 @@ def cutmix(
   return mixed, np.float32(1 - pasted / (height * width))
 
 
-def kind_by_half(position: int, batch_size: int) -> str:
-  """The published split: mixup for the first half of a batch (rounded down), CutMix for the rest.
+def kind_of(recipe: str, place: int) -> str:
+  """Returns how to mix the example at a place of its batch.
+
+  'mixup_cutmix' takes turns, so that of every device's part of the batch, and of every even slice
+  of that, one half is mixed up and the other half cut, however many devices share the batch.
 
   Args:
-    position: of the example in its batch; an index into the stream of examples does as well.
-    batch_size: the number of examples in that batch.
+    recipe: one of RECIPES.
+    place: index of the example in its host's batch.
 
   Returns:
-    'mixup' or 'cutmix'.
+    One of KINDS.
+
+  Raises:
+    ValueError: an unknown recipe.
   """
-  return 'mixup' if position % batch_size < batch_size // 2 else 'cutmix'
+  if recipe not in RECIPES:
+    raise ValueError(f'mixing is {recipe!r}; choose one of {", ".join(RECIPES)}')
+  return ('mixup', 'cutmix')[place % 2] if recipe == 'mixup_cutmix' else recipe
 
 
-def kind_by_parity(index: int) -> str:
-  """Mixup for even indices and CutMix for odd ones: both reach every device of a split batch."""
-  return ('mixup', 'cutmix')[index % 2]
-
-
-def mix_example(
-  kind: str,
-  image: np.ndarray,
-  label: int,
-  second: np.ndarray,
-  second_label: int,
-  rng: np.random.Generator,
-  alpha: float = 0.2,
-) -> Mixed:
-  """Mixes one example with a second one.
+def mix_pair(
+  kind: str, image: np.ndarray, second: np.ndarray, rng: np.random.Generator, alpha: float = 0.2
+) -> tuple[np.ndarray, np.float32]:
+  """Mixes a picture with a second one.
 
   Args:
     kind: 'mixup', 'cutmix', or 'none' (the image itself, ratio 1).
     image: uint8 or float32 [H, W, 3].
-    label: its class.
     second: the same dtype and shape.
-    second_label: its class.
     rng: the example's own generator; nothing else decides the result.
     alpha: of mixup's Beta(alpha, alpha).
 
   Returns:
-    A Mixed without the batch axis.
+    The mixed picture, and the weight of the first picture's label in 0..1.
 
   Raises:
     ValueError: an unknown kind, or what `mixup` and `cutmix` refuse.
   """
   if kind == 'mixup':
-    mixed, ratio = mixup(image, second, rng, alpha)
-  elif kind == 'cutmix':
-    mixed, ratio = cutmix(image, second, rng)
-  elif kind == 'none':
-    mixed, second_label, ratio = image, label, np.float32(1)
-  else:
-    raise ValueError(f'No mixing is called {kind!r}: choose one of {", ".join(KINDS)}.')
-  return Mixed(mixed, np.int32(label), np.int32(second_label), ratio)
-
-
-def example_generators(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
-  """One generator per example, so that no example's draws depend on those of another."""
-  return [np.random.default_rng(seed) for seed in rng.integers(2**63, size=count)]
-
-
-def mix_batch(
-  images: np.ndarray,
-  labels: np.ndarray,
-  second_images: np.ndarray | Sequence[np.ndarray],
-  second_labels: np.ndarray,
-  rng: np.random.Generator,
-  alpha: float = 0.2,
-  kinds: Sequence[str] | None = None,
-) -> Mixed:
-  """Mixes example i with second example i.
-
-  Args:
-    images: uint8 or float32 [B, H, W, 3]; not written to.
-    labels: integers [B].
-    second_images: B pictures of the same dtype and shape, an array or a list.
-    second_labels: integers [B].
-    rng: the batch's generator: a fresh one for each step makes the batch a function of the step.
-    alpha: of mixup's Beta(alpha, alpha).
-    kinds: B of KINDS; None mixes up the first half and cuts the second, as published.
-
-  Returns:
-    A Mixed with the axis B: images, labels int32, mix_labels int32, mix_ratio float32.
-
-  Raises:
-    ValueError: the lengths disagree, or what `mix_example` refuses.
-  """
-  count = len(images)
-  kinds = [kind_by_half(i, count) for i in range(count)] if kinds is None else kinds
-  lengths = [len(part) for part in (images, labels, second_images, second_labels, kinds)]
-  if len(set(lengths)) != 1:
-    raise ValueError(
-      'images, labels, second_images, second_labels and kinds hold '
-      f'{", ".join(map(str, lengths))} examples, but they must hold equally many: pass one of each '
-      'for every example.'
-    )
-  mixed = Mixed(
-    np.empty_like(images),
-    np.empty(count, np.int32),
-    np.empty(count, np.int32),
-    np.empty(count, np.float32),
-  )
-  for i, generator in enumerate(example_generators(rng, count)):
-    example = mix_example(
-      kinds[i], images[i], labels[i], second_images[i], second_labels[i], generator, alpha
-    )
-    for field, value in zip(mixed, example, strict=True):
-      field[i] = value
-  return mixed
-
-
-def mix_within_batch(
-  images: np.ndarray,
-  labels: np.ndarray,
-  rng: np.random.Generator,
-  alpha: float = 0.2,
-  kinds: Sequence[str] | None = None,
-) -> Mixed:
-  """Mixes example i with example i - 1 of the same batch, and the first with the last.
-
-  That halves the pictures to decode, against the published pairing with separate ones.
-
-  Args:
-    images: uint8 or float32 [B, H, W, 3], B at least 2; not written to.
-    labels: integers [B].
-    rng: as for `mix_batch`.
-    alpha: of mixup's Beta(alpha, alpha).
-    kinds: as for `mix_batch`.
-
-  Returns:
-    As `mix_batch`.
-
-  Raises:
-    ValueError: one example only, or what `mix_batch` refuses.
-  """
-  if len(images) < 2:
-    raise ValueError(
-      f'A batch of {len(images)} cannot be mixed within itself, which takes 2 examples: enlarge it '
-      'or pass second images to mix_batch.'
-    )
-  # An index list instead of np.roll: the pictures of a batch are too many to copy.
-  partners = [images[i - 1] for i in range(len(images))]
-  return mix_batch(images, labels, partners, np.roll(labels, 1), rng, alpha, kinds)
+    return mixup(image, second, rng, alpha)
+  if kind == 'cutmix':
+    return cutmix(image, second, rng)
+  if kind == 'none':
+    return image, np.float32(1)
+  raise ValueError(f'No mixing is called {kind!r}: choose one of {", ".join(KINDS)}.')

@@ -10,7 +10,9 @@ its training recipe decays every parameter but gains and biases.
 | `weights`          | every other weight                        | yes     | yes          |
 """
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,7 +61,7 @@ def assign(
   """
   groups = _assign_by_name(params, names)
   if classifier != '':
-    module = _find_classifier(params) if classifier is None else classifier
+    module = find_classifier(params) if classifier is None else classifier
     if 'w' not in params.get(module, {}):
       raise ValueError(
         f'the classifier {module!r} has no weights in this tree (no parameter {module}/w); pass '
@@ -119,6 +121,31 @@ def sum_by_group(values: Any, groups: Any) -> dict[str, Any]:
   return sums
 
 
+def stage_of(module: str, depth: Sequence[int]) -> str:
+  """Names the stage of a module by its block's number: 'stem', 'stage_1', 'stage_2', ..., 'head'.
+
+  Blocks are modules directly under the root whose names end in 'block', Haiku's '_<number>' of the
+  later ones left aside; this holds for every network of this library.
+
+  Args:
+    module: a module path, such as 'NFNet/~/nf_block_3/~/conv0'.
+    depth: number of blocks of each stage.
+
+  Returns:
+    The stage; what is no block is 'stem' if its name begins with 'stem' or 'initial', else 'head'.
+  """
+  path = [part for part in module.split('/') if part != '~']
+  name = path[min(1, len(path) - 1)]
+  if name.startswith(('stem', 'initial')):
+    return 'stem'
+  block = re.fullmatch(r'.*block(?:_(\d+))?', name)
+  if block is None:
+    return 'head'
+  ends = itertools.accumulate(depth)
+  number = int(block.group(1) or 0)
+  return next((f'stage_{i + 1}' for i, end in enumerate(ends) if number < end), 'head')
+
+
 def _assign_by_name(
   params: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None
 ) -> dict[str, dict[str, str]]:
@@ -149,8 +176,12 @@ def _assign_by_name(
   return result
 
 
-def _find_classifier(params: Mapping[str, Mapping[str, Any]]) -> str:
-  """The only linear layer directly under the root module, which must exist."""
+def find_classifier(params: Mapping[str, Mapping[str, Any]]) -> str:
+  """Returns the module path of the only linear layer directly under the root module.
+
+  Raises:
+    ValueError: there is none, or there are several.
+  """
   paths = {module: [part for part in module.split('/') if part != '~'] for module in params}
   # Modules made in a plain function have no common root; then they are the top level themselves.
   has_root = len({path[0] for path in paths.values()}) == 1

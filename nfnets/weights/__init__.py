@@ -1,5 +1,18 @@
-"""Weights on disk: trees of arrays as safetensors."""
+"""Weights on disk: safetensors, DeepMind's release, timm's files; published weights by name."""
 
-from nfnets.weights.tree import load, merge, save
+from nfnets.weights.deepmind import load_deepmind
+from nfnets.weights.hub import Pretrained, load_pretrained
+from nfnets.weights.timm import from_timm, to_timm
+from nfnets.weights.tree import load, merge, read_metadata, save
 
-__all__ = ['load', 'merge', 'save']
+__all__ = [
+  'Pretrained',
+  'from_timm',
+  'load',
+  'load_deepmind',
+  'load_pretrained',
+  'merge',
+  'read_metadata',
+  'save',
+  'to_timm',
+]

@@ -61,7 +61,10 @@ def save(
   path = Path(path)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
+    temporary.touch()
+    mode = temporary.stat().st_mode & 0o777  # what the umask allows; safetensors makes it 0600
     safetensors.numpy.save_file(arrays, temporary, metadata=header)
+    temporary.chmod(mode)
     os.replace(temporary, path)
   except safetensors.SafetensorError as error:
     raise ValueError(f'safetensors cannot store these arrays ({error}).') from None
@@ -84,28 +87,7 @@ def load(path: str | os.PathLike) -> tuple[Tree, dict[str, Any]]:
     FileNotFoundError: if there is no such file.
     ValueError: if the file is truncated, damaged, or of another format or version.
   """
-  path = Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f'there is no weights file {str(path)!r}.')
-  try:
-    with safetensors.safe_open(path, framework='np') as file:
-      metadata = dict(file.metadata() or {})
-      arrays = file.get_tensors()
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-      f'{path} is not a whole safetensors file ({error}); get it again, or read a pickle of the '
-      f'published weights with load_deepmind.'
-    ) from None
-  if metadata.pop('format', None) != FORMAT:
-    raise ValueError(
-      f'{path} is a safetensors file of another program (its metadata lack format={FORMAT!r}); '
-      f'convert it first, e.g. timm weights with from_timm.'
-    )
-  version = metadata.pop('format_version', None)
-  if version != VERSION:
-    raise ValueError(
-      f'{path} has format version {version!r} and this library reads {VERSION!r}; update nfnets.'
-    )
+  metadata, arrays = _read(Path(path), with_arrays=True)
   params: Tree = {}
   for key, array in arrays.items():
     module, separator, name = key.rpartition(_SEPARATOR)
@@ -114,12 +96,12 @@ def load(path: str | os.PathLike) -> tuple[Tree, dict[str, Any]]:
         f'{path} is damaged: its array {key!r} is not named <module path>{_SEPARATOR}<name>.'
       )
     params.setdefault(module, {})[name] = array
-  if 'spec' in metadata:
-    try:
-      metadata['spec'] = json.loads(metadata['spec'])
-    except ValueError:
-      raise ValueError(f'{path} is damaged: the spec in its metadata is not JSON.') from None
   return params, metadata
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads what `load` returns as metadata, and none of the arrays; raises what `load` raises."""
+  return _read(Path(path), with_arrays=False)[0]
 
 
 def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[str, Any]]) -> Tree:
@@ -163,6 +145,37 @@ def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[
       for name, leaf in entries.items()
     }
   return merged
+
+
+def _read(path: Path, with_arrays: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The metadata, and key -> array (none unless asked for) of a file that `save` wrote."""
+  if not path.is_file():
+    raise FileNotFoundError(f'there is no weights file {str(path)!r}.')
+  try:
+    with safetensors.safe_open(path, framework='np') as file:
+      metadata = dict(file.metadata() or {})
+      arrays = file.get_tensors() if with_arrays else {}
+  except safetensors.SafetensorError as error:
+    raise ValueError(
+      f'{path} is not a whole safetensors file ({error}); get it again, or read a pickle of the '
+      f'published weights with load_deepmind.'
+    ) from None
+  if metadata.pop('format', None) != FORMAT:
+    raise ValueError(
+      f'{path} is a safetensors file of another program (its metadata lack format={FORMAT!r}); '
+      f'convert it first, e.g. timm weights with from_timm.'
+    )
+  version = metadata.pop('format_version', None)
+  if version != VERSION:
+    raise ValueError(
+      f'{path} has format version {version!r} and this library reads {VERSION!r}; update nfnets.'
+    )
+  if 'spec' in metadata:
+    try:
+      metadata['spec'] = json.loads(metadata['spec'])
+    except ValueError:
+      raise ValueError(f'{path} is damaged: the spec in its metadata is not JSON.') from None
+  return metadata, arrays
 
 
 def _flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:

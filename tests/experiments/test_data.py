@@ -1,14 +1,19 @@
 import itertools
 import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 import time
 
 import cv2
 import numpy as np
 import pytest
 
-from configs import base
-from experiments import data
-from experiments.errors import DataError
+from configs import base, digits, nfnet_imagenet
+from experiments import data, settings
+from experiments.errors import ConfigError, DataError
 from nfnets import images
 
 
@@ -121,17 +126,23 @@ def test_devices_and_hosts_only_divide_the_batch():
 
 
 @pytest.mark.parametrize('threads', [1, 5])
-def test_threads_do_not_matter(threads):
-  _assert_same(_take(_config(num_threads=threads), 4), _take(_config(), 4))
+@pytest.mark.parametrize('pairing', ['second_image', 'within_batch'])
+def test_threads_do_not_matter(threads, pairing):
+  fields = {**_RECIPE, 'mix_pairing': pairing}
+  _assert_same(_take(_config(num_threads=threads, **fields), 4), _take(_config(**fields), 4))
+
+
+# A small magnitude, because at 12 pixels the published ones leave nothing of a picture.
+_RECIPE = {'mixing': 'mixup_cutmix', 'augment': 'randaugment', 'randaugment_magnitude': 0.6}
 
 
 def test_worker_processes_do_not_matter_and_end():
-  configs = [_config(num_workers=workers) for workers in (0, 1, 2)]
+  configs = [_config(num_workers=workers, **_RECIPE) for workers in (0, 1, 3)]
   expected = _take(configs[0], 5, start=2)
   for config in configs[1:]:
     _assert_same(_take(config, 5, start=2), expected)
     assert not multiprocessing.active_children()
-  tests = [list(data.test_batches(config, 1)) for config in (configs[0], configs[2])]
+  tests = [list(data.test_batches(config, 1)) for config in configs[:2]]
   _assert_same(*tests)
 
 
@@ -142,11 +153,120 @@ def test_batch_must_divide():
     data.test_batches(_config(), 3)
 
 
-def test_unknown_choices_are_refused():
-  with pytest.raises(DataError, match=r'unknown data\.crop'):
-    data.train_batches(_config(crop='centre'), 0, 1)
-  with pytest.raises(DataError, match=r'unknown data\.eval_mode'):
-    data.test_batches(_config(eval_mode='centre'), 1)
+@pytest.mark.parametrize('hosts', [1, 2, 4])
+def test_hosts_read_an_epoch_once_between_them(hosts):
+  config = _config(num_examples=48, num_classes=48, **_RECIPE)
+  shares = [_take(config, 12, process_index=host, process_count=hosts) for host in range(hosts)]
+  for part in ('labels', 'mix_labels'):  # the second pictures are another order of all as well
+    for epoch in range(2):
+      read = [
+        getattr(b, part).ravel() for share in shares for b in share[6 * epoch : 6 * epoch + 6]
+      ]
+      assert sorted(np.concatenate(read)) == list(range(48))
+
+
+# ---------------------------------------------------------------- mixing and augmentation
+
+
+def _pixels(config, index):
+  """Picture `index` of a config without crop and flip, float32 on the scale 0..255."""
+  return data.sources.open_sources(config)[0][index]['image'].astype(np.float32)
+
+
+def _unnormalized(image):
+  return image * np.float32(images.STDDEV_RGB) + np.float32(images.MEAN_RGB)
+
+
+@pytest.mark.parametrize('pairing', ['second_image', 'within_batch'])
+def test_batches_are_mixed_as_their_labels_say(pairing):
+  config = _config(mixing='mixup_cutmix', mix_pairing=pairing, crop='none', flip=False)
+  for batch in _take(config, 6, devices=2):
+    if pairing == 'within_batch':
+      np.testing.assert_array_equal(batch.mix_labels.ravel(), np.roll(batch.labels.ravel(), 1))
+    for device in range(2):
+      for place in range(4):
+        label, mix_label, ratio = (part[device, place] for part in batch[1:4])
+        image = _unnormalized(batch.images[device, place])
+        first, second = _pixels(config, label), _pixels(config, mix_label)
+        if place % 2 == 0:  # mixup on one half of each device's batch
+          expected = ratio * first + (1 - ratio) * second
+          np.testing.assert_allclose(image, expected, atol=0.01)
+        else:
+          kept = np.abs(image - first).max(-1) < 0.01
+          np.testing.assert_allclose(image[~kept], second[~kept], atol=0.01)
+          assert ratio == pytest.approx(kept.mean(), abs=1e-6) or label == mix_label
+
+
+def test_every_position_pairs_its_picture_anew():
+  batches = _take(_config(mixing='mixup'), 10)  # 4 epochs of 20
+  first, second = (
+    np.concatenate([getattr(batch, part).ravel() for batch in batches]).reshape(4, 20)
+    for part in ('labels', 'mix_labels')
+  )
+  for epoch in second:
+    assert sorted(epoch) == list(range(20))
+  pairs = {frozenset(enumerate(e[np.argsort(f)])) for f, e in zip(first, second, strict=True)}
+  assert len(pairs) == 4
+  ratios = np.concatenate([batch.mix_ratio.ravel() for batch in batches])
+  assert len(set(ratios)) > 70
+
+
+def test_mixing_and_augmentation_leave_the_order_and_the_crops():
+  plain = _take(_config(), 3)
+  mixed = _take(_config(mixing='cutmix'), 3)
+  np.testing.assert_array_equal(_labels(plain), _labels(mixed))
+  assert any(
+    (first == second).all(-1).mean() > 0.2
+    for a, b in zip(plain, mixed, strict=True)
+    for first, second in zip(a.images[0], b.images[0], strict=True)
+  )
+  # NF-RegNet's order: augmentation of both pictures, mixing last.
+  other = _take(_config(**_RECIPE, order=('augment', 'normalize', 'mix')), 3)
+  np.testing.assert_array_equal(_labels(plain), _labels(other))
+
+
+def test_published_recipe_resumes_and_changes_every_epoch():
+  config = _config(**_RECIPE)
+  batches = _take(config, 10)
+  _assert_same(batches[7:], _take(config, 3, start=7))
+  for batch in batches:
+    # Mixed and augmented pixels are bytes before they are normalised.
+    pixels = _unnormalized(batch.images)
+    np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-3)
+  assert len({image.tobytes() for batch in batches for image in batch.images[0]}) > 75
+  start = time.monotonic()
+  _take(config, 1, start=200_000)
+  assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'crop': 'centre'}, r"unknown data\.crop 'centre'; choose one of random"),
+    ({'resize': 'fast'}, r"unknown data\.resize 'fast'; choose one of exact, opencv"),
+    ({'eval_mode': 'centre'}, r'unknown data\.eval_mode'),
+    ({'mixing': 'fmix'}, r"unknown data\.mixing 'fmix'; choose one of none, mixup"),
+    ({'mix_pairing': 'any'}, r"unknown data\.mix_pairing 'any'; choose one of second_image"),
+    ({'mixup_alpha': 0.0}, r'data\.mixup_alpha is 0'),
+    ({'augment': 'trivial'}, r"data\.augment is 'trivial'; choose"),
+    (
+      {'augment': 'randaugment', 'randaugment_magnitude': -1.0},
+      r'data\.randaugment_magnitude is -1',
+    ),
+    ({'order': ('mix',)}, r'data\.order is'),
+    ({'published_quirks': ('x',)}, r"data\.published_quirks names 'x'"),
+  ],
+)
+def test_bad_fields_are_refused_before_a_run(fields, words):
+  with pytest.raises(DataError, match=words):
+    data.describe(_config(**fields))
+
+
+def test_a_batch_of_one_is_not_mixed_within_itself():
+  config = _config(global_batch_size=2, mixing='mixup', mix_pairing='within_batch')
+  _take(config, 1, devices=2)
+  with pytest.raises(DataError, match='cannot be mixed within itself'):
+    data.train_batches(config, 0, 1, process_count=2)
 
 
 # ---------------------------------------------------------------- the test set
@@ -241,3 +361,81 @@ def test_unreadable_test_pictures_are_masked(pictures):
   assert list(batches.corrupt) == ['test/class2/0.png']
   with pytest.raises(DataError, match='1 of 4'):
     list(data.test_batches(_folder_config(pictures, max_corrupt_fraction=0.1), 1))
+
+
+def test_labels_out_of_range_are_named(monkeypatch):
+  pixels = np.zeros((6, 9, 9, 3), np.uint8)
+  names = [f'picture {i}' for i in range(6)]
+  source = data.sources.ArraySource(pixels, np.array([0, 1, 2, -1, 3, 1]), names, ('a', 'b', 'c'))
+  monkeypatch.setattr(data.sources, 'open_sources', lambda _: (source, source))
+  with data.train_batches(_config(max_corrupt_fraction=0.5), 0, 1) as batches:
+    labels = _labels(itertools.islice(batches, 3))  # 4 epochs of 6
+  assert batches.corrupt == {
+    'picture 3': 'its label is -1, but the 3 classes are 0 to 2',
+    'picture 4': 'its label is 3, but the 3 classes are 0 to 2',
+  }
+  assert np.bincount(labels).tolist() == [4, 4 * 4, 4]  # both give way to picture 5
+  with pytest.raises(DataError, match='2 of 6 pictures are unreadable'):
+    list(data.test_batches(_config(max_corrupt_fraction=0.2), 1))
+
+
+# ---------------------------------------------------------------- the published recipe
+
+
+def test_the_magnitude_follows_the_variant_unless_it_is_set():
+  config = nfnet_imagenet.get_config('F0')
+  assert settings.resolve(config).data.randaugment_magnitude == 5
+  config.model.variant = 'F4'  # as a flag would, after the file was read
+  resolved = settings.resolve(config).data
+  assert (resolved.randaugment_magnitude, resolved.image_size) == (15, 384)
+  config.data.randaugment_magnitude = 7.5
+  assert settings.resolve(config).data.randaugment_magnitude == 7.5
+  config.model.variant, config.model.spec = (
+    'custom',
+    {'width': (32,) * 4, 'depth': (1,) * 4, 'group_width': 8},
+  )
+  config.data.randaugment_magnitude = None
+  with pytest.raises(ConfigError, match=r'custom has no RandAugment magnitude of its own: set'):
+    settings.resolve(config)
+
+
+def test_the_published_recipe():
+  resolved = settings.resolve(nfnet_imagenet.get_config('F3')).data
+  assert (resolved.mixing, resolved.mix_pairing) == ('mixup_cutmix', 'second_image')
+  assert (resolved.augment, resolved.randaugment_layers) == ('randaugment', 4)
+  assert tuple(resolved.order) == ('mix', 'augment', 'normalize')
+  assert settings.resolve(digits.get_config()).data.mixing == 'none'
+
+
+_KILLED = """
+import os, signal
+from configs import base
+from experiments import data
+
+def main():
+  config = base.get_config()
+  config.global_batch_size = 4
+  config.data.update({'source': 'synthetic', 'num_examples': 20, 'image_size': 8, 'num_workers': 1})
+  batches = data.train_batches(config, 0, 1)
+  next(batches)
+  os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == '__main__':
+  main()
+"""
+
+
+def test_workers_end_with_a_killed_run(tmp_path):
+  script = tmp_path / 'killed.py'
+  script.write_text(_KILLED)
+  environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(__file__).parents[2])}
+  # The worker holds the pipe open as long as it lives, so this also waits for its end.
+  done = subprocess.run(
+    [sys.executable, script],
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    timeout=60,
+    check=False,
+  )
+  assert done.returncode == -signal.SIGKILL

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import sys
 
 import cv2
@@ -262,5 +263,20 @@ def test_tfds_files_of_another_format_are_refused(tfds_dir, tmp_path):
     (tmp_path / info.parent / file.name.replace('array_record', 'tfrecord')).write_bytes(
       file.read_bytes().replace(b'"array_record"', b'"tfrecord"')
     )
-  with pytest.raises(DataError, match='stored as tfrecord'):
+  with pytest.raises(DataError, match=r'stored as tfrecord.*prepare it again with \./scripts/'):
     sources.open_sources(_tfds_config(tmp_path))
+
+
+def test_a_damaged_tfds_record_is_a_read_error(tfds_dir, tmp_path):
+  shutil.copytree(tfds_dir, tmp_path / 'copy')
+  (path,) = (tmp_path / 'copy').rglob('tiny-train.array_record*')
+  content = bytearray(path.read_bytes())
+  place = content.find(b'train4')
+  content[place : place + 6] = b'\0' * 6
+  path.write_bytes(content)
+  train, _ = sources.open_sources(_tfds_config(tmp_path / 'copy'))
+  assert [train[i]['name'] for i in (3, 5)] == ['train3', 'train5']
+  with pytest.raises(sources.ReadError) as caught:
+    train[4]
+  assert caught.value.name == 'train[4]'
+  assert 'its record is damaged' in caught.value.reason

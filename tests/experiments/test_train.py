@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments import metrics
+import nfnets
+from experiments import metrics, sources
 from nfnets import weights
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -86,6 +87,19 @@ def test_what_a_run_leaves(unbroken):
   assert params['NFNet/~/linear']['w'].shape == (32, 10)
   assert list(workdir.glob('events.out.tfevents.*'))
   assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == ['60', '64']
+
+
+def test_the_weights_file_alone_labels_as_the_test_did(unbroken):
+  classifier = nfnets.Classifier.from_pretrained(
+    unbroken(1) / 'ema_weights.safetensors', batch_size=90
+  )
+  assert classifier.class_names == tuple('0123456789')
+  assert (classifier.mode, classifier.size) == ('resize', 16)
+  _, source = sources.digits(None)
+  ranked = classifier(list(source.images), top=1)
+  labels = np.array([int(predictions[0].label) for predictions in ranked])
+  report = json.loads((unbroken(1) / 'report.json').read_text())
+  assert np.mean(labels == source.labels) == pytest.approx(report['top1_ema'], abs=1.5 / 360)
 
 
 def test_the_same_command_after_the_end_reports_again(unbroken, train):

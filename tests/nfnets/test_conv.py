@@ -59,6 +59,40 @@ def test_gradients_do_not_depend_on_the_strategy(stride):
     np.testing.assert_allclose(split, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ('kernel', 'stride', 'rate'), [(3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 1, 2), (1, 2, 1)]
+)
+def test_depthwise_equals_a_loop_over_taps_and_has_its_gradients(kernel, stride, rate):
+  rng = np.random.default_rng(2)
+  x = rng.standard_normal((2, 9, 10, 6))
+  w = rng.standard_normal((kernel, kernel, 1, 6))
+
+  def outcome(strategy):
+    def loss(x, w):
+      y = conv.conv(x, w, stride=stride, rate=rate, groups=6)
+      return jnp.sum(jnp.sin(y)), y
+
+    with conv.strategy(strategy):
+      gradients, y = jax.grad(loss, (0, 1), has_aux=True)(jnp.float32(x), jnp.float32(w))
+    return (y, *gradients)
+
+  split, plain = outcome('split'), outcome('plain')
+  np.testing.assert_allclose(split[0], reference(x, w, stride, rate, 6), rtol=1e-4, atol=1e-4)
+  for a, b in zip(split, plain, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('padding', ['VALID', ((1, 0), (2, 3))])
+def test_depthwise_pads_as_the_plain_convolution(padding):
+  x = jax.random.normal(jax.random.key(0), (1, 7, 8, 4))
+  w = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
+  outputs = []
+  for strategy in ('split', 'plain'):
+    with conv.strategy(strategy):
+      outputs.append(conv.conv(x, w, stride=2, padding=padding, groups=4))
+  np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
+
+
 def test_split_leaves_no_grouped_convolution_and_plain_leaves_one():
   x, w = jnp.ones((1, 8, 8, 12)), jnp.ones((3, 3, 4, 12))
 

@@ -59,19 +59,31 @@ def test_constant_and_same_size_are_kept():
   np.testing.assert_array_equal(images.resize_bicubic(_PICTURE, (90, 120)), _PICTURE)
 
 
-def test_mirroring_commutes_with_the_resize():
-  # What lets the pipeline flip the small result instead of the crop.
-  flipped = images.resize_bicubic(_PICTURE[:, ::-1], (50, 64))
-  np.testing.assert_allclose(flipped[:, ::-1], images.resize_bicubic(_PICTURE, (50, 64)), atol=0.1)
+@pytest.mark.parametrize('size', [(50, 64), (90, 120), (7, 300)])
+def test_mirror_is_the_mirrored_result(size):
+  for dtype in (np.uint8, np.float32):
+    mirrored = images.resize_bicubic(_PICTURE.astype(dtype), size, mirror=True)
+    np.testing.assert_array_equal(mirrored[:, ::-1], images.resize_bicubic(_PICTURE, size))
+    assert mirrored.flags.c_contiguous
 
 
+@pytest.mark.parametrize('box', [None, (11, 23, 61, 50)])
+def test_opencv_resize_is_close_and_takes_the_same_arguments(box):
+  exact = images.resize_bicubic(_PICTURE, (33, 47), box, mirror=True)
+  quick = images.resize_opencv(_PICTURE, (33, 47), box, mirror=True)
+  assert (quick.shape, quick.dtype) == (exact.shape, np.float32)
+  assert quick.flags.c_contiguous
+  assert 0.1 < np.abs(quick - exact).mean() < 3  # another kernel, and rounded
+
+
+@pytest.mark.parametrize('resize', [images.resize_bicubic, images.resize_opencv])
 @pytest.mark.parametrize(
   ('shape', 'size', 'box'),
   [((8, 8), (4, 4), None), ((8, 8, 3), (0, 4), None), ((8, 8, 3), (4, 4), (0, 5, 8, 4))],
 )
-def test_bad_resize_is_refused(shape, size, box):
+def test_bad_resize_is_refused(resize, shape, size, box):
   with pytest.raises(ValueError, match=r'resize|box'):
-    images.resize_bicubic(np.zeros(shape, np.uint8), size, box)
+    resize(np.zeros(shape, np.uint8), size, box)
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'BMP', 'TIFF'])
@@ -154,3 +166,7 @@ def test_normalize_uses_the_published_constants():
   assert normalized.dtype == np.float32
   np.testing.assert_allclose(normalized, expected, atol=1e-5)
   assert images.normalize(picture[0].astype(np.uint8)).dtype == np.float32
+  out = np.empty_like(picture)
+  assert images.normalize(picture, out) is out
+  np.testing.assert_array_equal(out, normalized)
+  assert (images.normalize(picture[:, :, ::-1]) == normalized[:, :, ::-1]).all()

@@ -53,13 +53,16 @@ def test_crop_is_a_function_of_the_generator():
 
 
 def test_flip_mirrors_half_of_the_time():
-  image = np.arange(24).reshape(2, 4, 3)
-  rng = np.random.default_rng(0)
-  mirrored = [(crop.random_flip(image, rng) == np.fliplr(image)).all() for _ in range(1000)]
-  assert 450 < sum(mirrored) < 550
-  for _ in range(5):
-    flipped = crop.random_flip(image, rng)
-    assert (flipped == image).all() or (flipped == np.fliplr(image)).all()
+  image = np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+  whole = {'area': (0.999, 1.0), 'aspect': (4 / 3, 4 / 3)}  # always the padded centre
+  plain = crop.random_resized_crop(image, 8, np.random.default_rng(0), **whole)
+  rng, flips = np.random.default_rng(0), 0
+  for _ in range(1000):
+    flipped = crop.random_resized_crop(image, 8, rng, flip=True, **whole)
+    mirrored = not (flipped == plain).all()
+    assert not mirrored or (flipped == plain[:, ::-1]).all()
+    flips += mirrored
+  assert 450 < flips < 550
 
 
 def test_shift_moves_uniformly_and_repeats_the_edge():

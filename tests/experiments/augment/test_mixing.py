@@ -1,4 +1,4 @@
-"""Mixup and CutMix: arithmetic, distributions and the pairing of a batch."""
+"""Mixup and CutMix: arithmetic, distributions and who is mixed how."""
 
 import numpy as np
 import pytest
@@ -92,69 +92,40 @@ def test_cutmix_centre_is_uniform():
   assert covered[20, 30] > covered[0, 30] > covered[0, 0]
 
 
-def test_kinds():
-  assert [mixing.kind_by_half(i, 5) for i in range(7)] == (
-    ['mixup'] * 2 + ['cutmix'] * 3 + ['mixup'] * 2
-  )
-  assert [mixing.kind_by_parity(i) for i in range(4)] == ['mixup', 'cutmix'] * 2
-
-
-def test_unmixed_example_has_ratio_1_and_its_own_label():
-  first, second = pictures(0, 2)
-  mixed = mixing.mix_example('none', first, 3, second, 5, RNG(0))
-  np.testing.assert_array_equal(mixed.images, first)
-  assert (mixed.labels, mixed.mix_labels, mixed.mix_ratio) == (3, 3, 1)
+def test_mixup_and_cutmix_take_turns():
+  kinds = [mixing.kind_of('mixup_cutmix', place) for place in range(16)]
+  for devices in (1, 2, 4, 8):
+    for part in np.reshape(kinds, (devices, -1)):
+      assert sorted(part) == ['cutmix'] * (len(part) // 2) + ['mixup'] * (len(part) // 2)
+  for recipe in mixing.KINDS:
+    assert {mixing.kind_of(recipe, place) for place in range(4)} == {recipe}
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32])
-def test_batch_is_the_example_function_on_each_example(dtype):
-  images, seconds = pictures(0, 6, dtype), pictures(1, 6, dtype)
-  labels, second_labels = np.arange(6), np.arange(10, 16)
-  batch = mixing.mix_batch(images, labels, seconds, second_labels, RNG(9))
-  for i, rng in enumerate(mixing.example_generators(RNG(9), 6)):
-    kind = 'mixup' if i < 3 else 'cutmix'
-    one = mixing.mix_example(kind, images[i], labels[i], seconds[i], second_labels[i], rng)
-    for field, value in zip(batch, one, strict=True):
-      np.testing.assert_array_equal(field[i], value)
-      assert field.dtype == value.dtype
-  assert batch.images.dtype == dtype
-  np.testing.assert_array_equal(batch.labels, labels)
-  np.testing.assert_array_equal(batch.mix_labels, second_labels)
-
-
-def test_batch_is_a_function_of_its_generator_and_examples_are_independent():
-  images, seconds, labels = pictures(0, 8), pictures(1, 8), np.zeros(8, int)
-  first, again = (mixing.mix_batch(images, labels, seconds, labels, RNG(2)) for _ in range(2))
-  for field, same in zip(first, again, strict=True):
-    np.testing.assert_array_equal(field, same)
-  assert len(set(first.mix_ratio[:4])) == 4
-  kinds = ['none'] * 4 + ['cutmix'] * 4
-  other = mixing.mix_batch(images, labels, seconds, labels, RNG(2), kinds=kinds)
-  np.testing.assert_array_equal(first.images[4:], other.images[4:])
-  np.testing.assert_array_equal(other.images[:4], images[:4])
-
-
-def test_mixing_within_the_batch_pairs_each_example_with_the_one_before():
-  images, labels = pictures(0, 5), np.arange(5)
-  within = mixing.mix_within_batch(images, labels, RNG(3))
-  rolled = np.roll(images, 1, axis=0), np.roll(labels, 1)
-  expected = mixing.mix_batch(images, labels, *rolled, RNG(3))
-  for field, value in zip(within, expected, strict=True):
-    np.testing.assert_array_equal(field, value)
-  assert (within.mix_labels != labels).all()
+def test_pair_is_mixed_as_its_kind_says(dtype):
+  first, second = pictures(0, 2, dtype)
+  image, ratio = mixing.mix_pair('none', first, second, RNG(0))
+  assert image is first
+  assert ratio == 1
+  for kind, function in (('mixup', mixing.mixup), ('cutmix', mixing.cutmix)):
+    mixed, expected = (
+      mixing.mix_pair(kind, first, second, RNG(2)),
+      function(first, second, RNG(2)),
+    )
+    np.testing.assert_array_equal(mixed[0], expected[0])
+    assert mixed[1] == expected[1]
+    assert mixed[0].dtype == dtype
 
 
 def test_bad_input_is_refused():
-  images, labels = pictures(0, 4), np.arange(4)
+  images = pictures(0, 2)
   with pytest.raises(ValueError, match="No mixing is called 'blur': choose one of none"):
-    mixing.mix_example('blur', images[0], 0, images[1], 1, RNG(0))
+    mixing.mix_pair('blur', images[0], images[1], RNG(0))
+  with pytest.raises(ValueError, match="mixing is 'blur'; choose one of none"):
+    mixing.kind_of('blur', 0)
   with pytest.raises(ValueError, match='alpha=0'):
     mixing.mixup(images[0], images[1], RNG(0), 0)
   with pytest.raises(ValueError, match='must agree in dtype and shape'):
     mixing.cutmix(images[0], images[1, :4], RNG(0))
   with pytest.raises(ValueError, match='expects uint8 or float32'):
     mixing.cutmix(images[0].astype(np.float64), images[1], RNG(0))
-  with pytest.raises(ValueError, match='4, 4, 3, 4, 4 examples'):
-    mixing.mix_batch(images, labels, images[:3], labels, RNG(0))
-  with pytest.raises(ValueError, match='A batch of 1 cannot be mixed within itself'):
-    mixing.mix_within_batch(images[:1], labels[:1], RNG(0))

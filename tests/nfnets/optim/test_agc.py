@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from nfnets import optim
 from nfnets.optim import adaptive_grad_clip, assign, clipped_share, sum_by_group
 from nfnets.optim.agc import unit_axes
 
@@ -119,3 +120,27 @@ def test_bad_numbers_are_refused(bad):
     adaptive_grad_clip(0.01, bad)
   with pytest.raises(ValueError, match='clipping must be'):
     clipped_share(jnp.ones(3), jnp.ones(3), bad)
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'clipping'),
+  [(4096, 0.01), (1024, 0.01), (1023, 0.02), (256, 0.04), (128, 0.08), (64, 0.16), (1, 0.16)],
+)
+def test_clipping_by_batch_size(batch_size, clipping):
+  assert optim.clipping_for_batch(batch_size) == clipping
+
+
+def test_clipping_comes_first_in_a_chain():
+  clip = optim.adaptive_grad_clip(0.01)
+  rest = optax.adam(1e-3)
+  for wrong in ((rest, clip), (clip, clip), (rest, optim.chain(clip, optax.trace(0.9)))):
+    with pytest.raises(ValueError, match='is number 2 of 2 in the chain.* before the optimiser'):
+      optim.chain(*wrong)
+  with pytest.raises(ValueError, match='before the optimiser'):
+    optim.chain(optax.trace(0.9), optim.nfnet_sgd(0.1))
+  params = {'a': jnp.full((3, 4), 2.0)}
+  grads = {'a': jnp.full((3, 4), 5.0)}
+  ours, theirs = optim.chain(clip, rest), optax.chain(clip, rest)
+  got, _ = ours.update(grads, ours.init(params), params)
+  want, _ = theirs.update(grads, theirs.init(params), params)
+  np.testing.assert_array_equal(got['a'], want['a'])

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from nfnets import optim
 from nfnets.optim import UnknownParameterError, nfnet_sgd, warmup_cosine
 
 GOLDEN = Path(__file__).parents[2] / 'golden'
@@ -155,3 +156,39 @@ def test_chain_refuses_bad_learning_rate_and_missing_params():
   tx = nfnet_sgd(0.1)
   with pytest.raises(ValueError, match=r'(?i)params'):
     tx.update(params, tx.init(params))
+
+
+def test_adamw_by_hand_after_clipping():
+  rng = np.random.default_rng(0)
+  params = {
+    'Net/~/conv': {'w': rng.normal(size=(3, 3, 2, 4)), 'bias': rng.normal(size=4)},
+    'Net/~/linear': {'w': rng.normal(size=(4, 3)), 'b': rng.normal(size=3)},
+  }
+  params = jax.tree.map(jnp.float32, params)
+  clip, decay, rate, b1, b2 = 0.02, 0.1, 0.01, 0.8, 0.9
+  optimizer = optim.nfnet_adamw(rate, b1=b1, b2=b2, weight_decay=decay, clipping=clip)
+  state = optimizer.init(params)
+  m = v = jax.tree.map(np.zeros_like, params)
+  for step in range(1, 4):
+    grads = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), params)
+    clipped = optim.adaptive_grad_clip(clip).update(grads, optax.EmptyState(), params)[0]
+    clipped = {
+      **clipped,
+      'Net/~/linear': {**clipped['Net/~/linear'], 'w': grads['Net/~/linear']['w']},
+    }
+    m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, m, clipped)
+    v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, v, clipped)
+    updates, state = optimizer.update(grads, state, params)
+    for module, entries in params.items():
+      for name, value in entries.items():
+        adam = m[module][name] / (1 - b1**step)
+        adam /= np.sqrt(v[module][name] / (1 - b2**step)) + 1e-8
+        want = -rate * (adam + (decay * value if name == 'w' else 0))
+        np.testing.assert_allclose(updates[module][name], want, rtol=2e-4, atol=1e-7)
+    params = optax.apply_updates(params, updates)
+
+
+@pytest.mark.parametrize('option', [{'b1': 1.0}, {'b2': -0.1}, {'adam_eps': 0.0}])
+def test_adamw_refuses_numbers_out_of_range(option):
+  with pytest.raises(ValueError, match=f'{next(iter(option))} must be'):
+    optim.nfnet_adamw(0.1, **option)

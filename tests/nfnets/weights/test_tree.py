@@ -1,8 +1,11 @@
 """Trees survive the disk bit for bit; damaged files and trees that do not fit are refused."""
 
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -63,6 +66,21 @@ def test_file_is_plain_safetensors(tmp_path, tree):
   save(tmp_path / 'w', tree)
   flat = safetensors.numpy.load_file(tmp_path / 'w')
   np.testing.assert_array_equal(flat['NFNet/~/linear//w'], tree['NFNet/~/linear']['w'])
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='file modes are of POSIX')
+def test_file_has_the_mode_of_the_umask(tmp_path):
+  code = (
+    'import os, sys, numpy as np\n'
+    'from nfnets.weights import save\n'
+    'os.umask(0o026)\n'  # of the whole process, so in one of its own
+    'save(sys.argv[1], {"m": {"w": np.ones(3)}})\n'
+    'save(sys.argv[1], {"m": {"w": np.ones(4)}})\n'
+  )
+  root = Path(__file__).parents[3]
+  subprocess.run([sys.executable, '-c', code, str(tmp_path / 'w')], cwd=root, check=True)
+  assert (tmp_path / 'w').stat().st_mode & 0o777 == 0o640
+  assert load(tmp_path / 'w')[0]['m']['w'].shape == (4,)
 
 
 def test_failed_save_leaves_the_old_file(tmp_path, tree, monkeypatch):

@@ -1,0 +1,15 @@
+"""The batch-normalised networks that the papers on normalizer-free networks compare with."""
+
+from nfnets.baselines.common import BaselineSpec, join_state, split_state
+from nfnets.baselines.efficientnet import EfficientNet, EfficientNetSpec
+from nfnets.baselines.resnet import ResNet, ResNetSpec
+
+__all__ = [
+  'BaselineSpec',
+  'EfficientNet',
+  'EfficientNetSpec',
+  'ResNet',
+  'ResNetSpec',
+  'join_state',
+  'split_state',
+]

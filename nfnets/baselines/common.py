@@ -1,0 +1,190 @@
+"""What the batch-normalised networks share: specs, convolutions, normalisation and its state.
+
+Batch normalisation keeps running statistics, so these networks need `hk.transform_with_state`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from nfnets import activations
+from nfnets import conv as conv_lib
+
+_STATE_PREFIX = 'state/'  # of the modules of a network's state, in one tree with its parameters
+
+Tree = dict[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineSpec:
+  """What is common to the specs of all baselines; each family adds its own fields."""
+
+  FAMILY: ClassVar[str]  # module name of the network
+
+  family: str = ''  # FAMILY, so that a stored spec says what it is of
+  activation: str = 'relu'  # a name in nfnets.activations.ACTIVATIONS; not scaled here
+  drop_rate: float = 0.0  # dropout before the classifier
+  stochdepth_rate: float = 0.0  # stochastic depth rate that the last block approaches
+  train_size: int = 224  # side of the training images, pixels
+  test_size: int = 224  # side of the evaluation images, pixels
+  augment_magnitude: float = 0.0  # of RandAugment; none of the baselines' papers has one
+
+  def __post_init__(self):
+    """Turns lists into tuples and checks the values."""
+    object.__setattr__(self, 'family', self.family or self.FAMILY)
+    for field in dataclasses.fields(self):
+      object.__setattr__(self, field.name, _as_tuples(getattr(self, field.name)))
+    if self.family != self.FAMILY:
+      raise ValueError(f'{type(self).__name__} is of {self.FAMILY!r}, got family={self.family!r}.')
+    activations.get(self.activation)
+    for field in ('drop_rate', 'stochdepth_rate'):
+      if not 0 <= getattr(self, field) < 1:
+        raise ValueError(
+          f'{type(self).__name__}.{field} must be in [0, 1), got {getattr(self, field)}.'
+        )
+
+  def replace(self, **changes: Any) -> Self:
+    """Returns a copy with some fields changed.
+
+    Raises:
+      ValueError: there is no such field, or the network cannot be built.
+    """
+    return type(self).from_dict({**self._fields(), **changes})
+
+  def _fields(self) -> dict[str, Any]:
+    return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns the fields as plain numbers, strings and tuples, ready for JSON."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    """Builds a spec from what `to_dict` gave, or from any part of it.
+
+    Raises:
+      ValueError: there is an unknown field, one is missing, or the network cannot be built.
+    """
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+      raise ValueError(
+        f'{cls.__name__} has no field {unknown[0]!r}: its fields are {sorted(known)}.'
+      )
+    required = [name for name, field in known.items() if field.default is dataclasses.MISSING]
+    missing = [name for name in required if name not in fields]
+    if missing:
+      raise ValueError(f'{cls.__name__} needs {" and ".join(missing)}.')
+    return cls(**fields)
+
+
+def _as_tuples(value: Any) -> Any:
+  """Lists, as they come from JSON, as tuples."""
+  return tuple(_as_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def find_variant(
+  variant: str | BaselineSpec, table: Mapping[str, BaselineSpec], changes: Mapping[str, Any]
+) -> BaselineSpec:
+  """Returns the spec of a name in a family's table, or the given one, with fields changed.
+
+  Raises:
+    ValueError: there is no such variant, or the network cannot be built.
+  """
+  if isinstance(variant, str):
+    if variant not in table:
+      raise ValueError(f'Unknown variant {variant!r}: choose one of {", ".join(table)}.')
+    variant = table[variant]
+  return variant.replace(**{field: v for field, v in changes.items() if v is not None})
+
+
+class Conv2D(hk.Module):
+  """A plain convolution of [N, H, W, I] without bias, its parameter `w` [k, k, I / groups, O]."""
+
+  def __init__(
+    self,
+    output_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    w_init: hk.initializers.Initializer | None = None,
+    name: str | None = None,
+  ):
+    """Builds the layer, padded 'SAME'. The weights start as N(0, 2 / fan_in) unless told."""
+    super().__init__(name=name)
+    self.output_channels = output_channels
+    self.kernel = kernel
+    self.stride = stride
+    self.groups = groups
+    self.w_init = w_init or hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Convolves x [N, H, W, I] to [N, H / stride, W / stride, O]."""
+    shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.output_channels)
+    w = hk.get_parameter('w', shape, x.dtype, init=self.w_init)
+    return conv_lib.conv(x, w, stride=self.stride, groups=self.groups)
+
+
+class BatchNorm(hk.Module):
+  """`hk.BatchNorm` over all but the channels, in float32 whatever the dtype around it.
+
+  Squares of bfloat16 numbers would leave a variance of two digits.
+  """
+
+  def __init__(
+    self,
+    decay: float,
+    eps: float,
+    cross_replica_axis: str | None = None,
+    name: str | None = None,
+  ):
+    """Builds the layer: learnt scale and offset [1, 1, 1, C], running mean and variance.
+
+    Args:
+      decay: of the running statistics.
+      eps: added to the variance.
+      cross_replica_axis: name of a mapped axis (of pmap or vmap) whose devices share their
+        statistics while training; None: each normalises its own examples.
+      name: Haiku module name.
+    """
+    super().__init__(name=name)
+    self.norm = hk.BatchNorm(
+      create_scale=True,
+      create_offset=True,
+      decay_rate=decay,
+      eps=eps,
+      cross_replica_axis=cross_replica_axis,
+      name='batch_norm',
+    )
+
+  def __call__(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
+    """Normalises x [N, H, W, C]; keeps its dtype."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    # While initialising as if in training: only then does Haiku make the running statistics.
+    is_training = is_training or hk.running_init()
+    return self.norm(wide, is_training, test_local_stats).astype(x.dtype)
+
+
+def join_state(params: Mapping[str, Any], state: Mapping[str, Any]) -> Tree:
+  """Returns parameters and a network's state as one tree, for `nfnets.weights.save`.
+
+  Args:
+    params: module path -> name -> array.
+    state: the same, the running statistics; may be empty.
+  """
+  return {**params, **{f'{_STATE_PREFIX}{module}': entries for module, entries in state.items()}}
+
+
+def split_state(tree: Mapping[str, Any]) -> tuple[Tree, Tree]:
+  """Returns the parameters and the state of a tree that `join_state` made."""
+  params = {m: entries for m, entries in tree.items() if not m.startswith(_STATE_PREFIX)}
+  state = {
+    m.removeprefix(_STATE_PREFIX): entries
+    for m, entries in tree.items()
+    if m.startswith(_STATE_PREFIX)
+  }
+  return params, state

@@ -1,0 +1,267 @@
+"""ResNets with batch normalisation: ResNet-v2 and SE-ResNeXt-D.
+
+ResNet-v2 (pre-activation, arXiv 1603.05027) has the depths and widths of the NF-ResNets of
+[SigProp] (arXiv 2101.08692), which it is their baseline for. SE-ResNeXt-D, the start of [NFNet]
+(arXiv 2102.06171, section 4), adds what the letters say: squeeze-excite (arXiv 1709.01507), grouped
+3x3 convolutions (ResNeXt, arXiv 1611.05431), and the stem of three 3x3 convolutions and the average
+pooled shortcut of ResNet-D (arXiv 1812.01187); GELU, group width 128 and squeeze-excite ratio 0.5
+are [NFNet]'s. The stride is in the 3x3 convolution.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from nfnets import activations
+from nfnets.baselines.common import BaselineSpec, BatchNorm, Conv2D, find_variant
+from nfnets.layers import SqueezeExcite, StochasticDepth
+from nfnets.spec import StemConv
+
+_DECAY = 0.9  # of the running statistics
+_EPS = 1e-5
+
+_SHORTCUTS = ('strided_conv', 'average_pool')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNetSpec(BaselineSpec):
+  """A ResNet with batch normalisation. Tuples have one entry per stage."""
+
+  FAMILY: ClassVar[str] = 'BN_ResNet'
+
+  depth: tuple[int, ...]  # blocks of each stage
+  width: tuple[int, ...] = (256, 512, 1024, 2048)  # output channels of each stage
+  stride: tuple[int, ...] = (1, 2, 2, 2)  # of the first block of each stage
+  expansion: float = 0.25  # bottleneck width over output width
+  group_width: int = 0  # channels of a group of the 3x3 convolutions; 0: no groups
+  se_ratio: float = 0.0  # hidden width over output width of squeeze-excite; 0: none
+  shortcut: str = 'strided_conv'  # 1x1, or 'average_pool' before an unstrided one
+  stem: tuple[StemConv, ...] = ((7, 2, 64),)  # kernel size, stride, output channels
+  stem_pool: bool = True  # a 3x3/2 max pool after the stem's convolutions
+
+  def __post_init__(self):
+    """Checks that a network can be built."""
+    super().__post_init__()
+    if not len(self.width) == len(self.depth) == len(self.stride) or not self.stem:
+      raise ValueError(
+        'A ResNetSpec needs a width, a depth and a stride for each stage, and a stem; got '
+        f'{self.width}, {self.depth}, {self.stride} and {self.stem}.'
+      )
+    if self.shortcut not in _SHORTCUTS:
+      raise ValueError(f'ResNetSpec.shortcut must be one of {_SHORTCUTS}, got {self.shortcut!r}.')
+    for width in self.width:
+      bottleneck = self.bottleneck_width(width)
+      if not bottleneck or bottleneck % (self.group_width or bottleneck):
+        raise ValueError(
+          f'A stage {width} wide has a bottleneck of {bottleneck}, which is no multiple of '
+          f'group_width={self.group_width}.'
+        )
+
+  def bottleneck_width(self, width: int) -> int:
+    """Channels inside a block of `width` output channels."""
+    return int(width * self.expansion)
+
+
+_V2_DEPTHS = {
+  50: (3, 4, 6, 3),
+  101: (3, 4, 23, 3),
+  152: (3, 8, 36, 3),
+  200: (3, 24, 36, 3),
+  288: (24, 24, 24, 24),
+  600: (50, 50, 50, 50),
+}
+
+VARIANTS: dict[str, ResNetSpec] = {
+  **{f'ResNet-{n}': ResNetSpec(depth=depth) for n, depth in _V2_DEPTHS.items()},
+  **{
+    f'SE-ResNeXt-D-{n}': ResNetSpec(
+      depth=_V2_DEPTHS[n],
+      expansion=0.5,
+      group_width=128,
+      se_ratio=0.5,
+      shortcut='average_pool',
+      stem=((3, 2, 32), (3, 1, 32), (3, 1, 64)),
+      activation='gelu',
+    )
+    for n in (50, 101, 152)
+  },
+}
+
+
+class Block(hk.Module):
+  """The pre-activation bottleneck block."""
+
+  def __init__(
+    self,
+    spec: ResNetSpec,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    stochdepth_rate: float,
+    cross_replica_axis: str | None,
+    name: str = 'block',
+  ):
+    """Builds one block of the network."""
+    super().__init__(name=name)
+    self.spec = spec
+    self.stride = stride
+    self.activation = activations.get(spec.activation).function
+    width = spec.bottleneck_width(out_channels)
+    groups = width // (spec.group_width or width)
+    self.norms = [BatchNorm(_DECAY, _EPS, cross_replica_axis, f'norm{i}') for i in range(3)]
+    self.convs = [
+      Conv2D(width, 1, name='conv0'),
+      Conv2D(width, 3, stride, groups, name='conv1'),
+      # The branch starts at zero (the usual zero-initialised scale of the last normalisation has no
+      # gradient where a relu at 0 follows it, as here).
+      Conv2D(out_channels, 1, w_init=jnp.zeros, name='conv2'),
+    ]
+    self.conv_shortcut = None
+    if stride > 1 or in_channels != out_channels:
+      conv_stride = stride if spec.shortcut == 'strided_conv' else 1
+      self.conv_shortcut = Conv2D(out_channels, 1, conv_stride, name='conv_shortcut')
+    self.attention = None
+    if spec.se_ratio:
+      self.attention = SqueezeExcite(out_channels, max(1, int(out_channels * spec.se_ratio)))
+    self.stochastic_depth = StochasticDepth(stochdepth_rate, rescale=True)
+
+  def __call__(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
+    """Maps x [N, H, W, in_channels] to [N, H / stride, W / stride, out_channels]."""
+    out = x
+    for i, (norm, conv) in enumerate(zip(self.norms, self.convs, strict=True)):
+      out = self.activation(norm(out, is_training, test_local_stats))
+      if i == 0:
+        shortcut = self.shortcut(x, out)
+      out = conv(out)
+    if self.attention is not None:
+      out = self.attention(out) * out
+    return self.stochastic_depth(out, is_training) + shortcut
+
+  def shortcut(self, x: jax.Array, activated: jax.Array) -> jax.Array:
+    """The path around the branch: x itself, or a 1x1 convolution of the activated input."""
+    if self.conv_shortcut is None:
+      return x
+    if self.stride > 1 and self.spec.shortcut == 'average_pool':
+      window = (1, self.stride, self.stride, 1)
+      activated = hk.avg_pool(activated, window, window, 'SAME')
+    return self.conv_shortcut(activated)
+
+
+def _make_stages(spec: ResNetSpec, cross_replica_axis: str | None) -> list[list[Block]]:
+  """The blocks of each stage. No method, whose name would be in the modules' paths."""
+  in_channels = spec.stem[-1][2]
+  index = 0
+  stages = []
+  for width, depth, stride in zip(spec.width, spec.depth, spec.stride, strict=True):
+    blocks = []
+    for i in range(depth):
+      rate = spec.stochdepth_rate * index / sum(spec.depth)
+      block_stride = stride if i == 0 else 1
+      blocks.append(Block(spec, in_channels, width, block_stride, rate, cross_replica_axis))
+      in_channels = width
+      index += 1
+    stages.append(blocks)
+  return stages
+
+
+class ResNet(hk.Module):
+  """A batch-normalised ResNet called as `(images, is_training)` -> `{'pool', 'logits'}`."""
+
+  def __init__(
+    self,
+    num_classes: int,
+    variant: str | ResNetSpec = 'ResNet-50',
+    activation: str | None = None,
+    drop_rate: float | None = None,
+    stochdepth_rate: float | None = None,
+    cross_replica_axis: str | None = None,
+    fc_init: hk.initializers.Initializer | None = None,
+    name: str = ResNetSpec.FAMILY,
+  ):
+    """Builds the network. An argument that is None keeps what the variant says.
+
+    Args:
+      num_classes: number of logits K.
+      variant: a name in `VARIANTS`, or a `ResNetSpec`.
+      activation: a name in `nfnets.activations.ACTIVATIONS`.
+      drop_rate: dropout before the classifier.
+      stochdepth_rate: stochastic depth rate that the last block approaches.
+      cross_replica_axis: name of a mapped axis whose devices normalise their examples together.
+      fc_init: initialiser of the classifier's weights; default N(0, 0.01^2) (arXiv 1706.02677).
+      name: Haiku module name.
+
+    Raises:
+      ValueError: unknown variant or activation, or no class.
+    """
+    super().__init__(name=name)
+    if num_classes < 1:
+      raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
+    changes = {
+      'activation': activation,
+      'drop_rate': drop_rate,
+      'stochdepth_rate': stochdepth_rate,
+    }
+    self.spec = spec = find_variant(variant, VARIANTS, changes)
+    self.activation = activations.get(spec.activation).function
+    self.stem_convs = [
+      Conv2D(channels, kernel, stride, name=f'stem_conv{i}')
+      for i, (kernel, stride, channels) in enumerate(spec.stem)
+    ]
+    self.stem_norms = [
+      BatchNorm(_DECAY, _EPS, cross_replica_axis, f'stem_norm{i}')
+      for i in range(len(spec.stem) - 1)
+    ]
+    self.stages = _make_stages(spec, cross_replica_axis)
+    self.final_norm = BatchNorm(_DECAY, _EPS, cross_replica_axis, 'final_norm')
+    w_init = fc_init or hk.initializers.RandomNormal(0.01)
+    self.classifier = hk.Linear(num_classes, w_init=w_init, name='linear')
+
+  def stem(self, images: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
+    """Maps images [N, H, W, 3] to the first block's input."""
+    x = self.stem_convs[0](images)
+    for norm, conv in zip(self.stem_norms, self.stem_convs[1:], strict=True):
+      x = conv(self.activation(norm(x, is_training, test_local_stats)))
+    return hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), 'SAME') if self.spec.stem_pool else x
+
+  def features(
+    self, images: jax.Array, is_training: bool = False, test_local_stats: bool = False
+  ) -> dict[str, jax.Array]:
+    """Returns the maps of the stem and of each stage, without the head.
+
+    Returns:
+      {'stem', 'stage0', 'stage1', ...}: [N, h, w, C], before the next normalisation.
+    """
+    maps = {'stem': self.stem(images, is_training, test_local_stats)}
+    x = maps['stem']
+    for i, blocks in enumerate(self.stages):
+      for block in blocks:
+        x = block(x, is_training, test_local_stats)
+      maps[f'stage{i}'] = x
+    return maps
+
+  def __call__(
+    self, images: jax.Array, is_training: bool, test_local_stats: bool = False
+  ) -> dict[str, jax.Array]:
+    """Classifies images.
+
+    Args:
+      images: [N, H, W, 3] normalised images of any size, float32 or bfloat16.
+      is_training: whether the batch's own statistics are used and the running ones updated, and
+        dropout and stochastic depth are active (then a random key is needed).
+      test_local_stats: the batch's own statistics outside training, too.
+
+    Returns:
+      {'pool': [N, C] pooled features, 'logits': [N, K]}, in the images' dtype.
+    """
+    if images.ndim != 4:
+      raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
+    *_, x = self.features(images, is_training, test_local_stats).values()
+    x = self.activation(self.final_norm(x, is_training, test_local_stats))
+    pool = jnp.mean(x, axis=(1, 2))
+    out = pool
+    if is_training and self.spec.drop_rate > 0:
+      out = hk.dropout(hk.next_rng_key(), self.spec.drop_rate, out)
+    return {'pool': pool, 'logits': self.classifier(out)}

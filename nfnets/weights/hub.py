@@ -1,0 +1,181 @@
+"""Published weights by name: downloaded, verified, checked against their model."""
+
+import difflib
+import logging
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nfnets import zoo
+from nfnets.weights import tree as trees
+from nfnets.weights.deepmind import find_variant, load_deepmind
+from nfnets.weights.download import RemoteFile, cache_directory, fetch
+from nfnets.weights.timm import from_timm
+
+_LOG = logging.getLogger(__name__)
+
+# DeepMind's release ([NFNet], https://github.com/google-deepmind/deepmind-research).
+_BUCKET = 'https://storage.googleapis.com/dm-nfnets'
+DEEPMIND: dict[str, RemoteFile] = {
+  name: RemoteFile(f'{_BUCKET}/{name}_haiku.npz', size, f'md5:{md5}')
+  for name, size, md5 in (
+    ('F0', 285_976_842, '0a41039da1cb43adf47f1b7d86ddfe0f'),
+    ('F1', 530_574_574, 'c9126bbfaf855f9ddb7ff3b902558781'),
+    ('F2', 775_172_305, '7a018d8d1498020e2f5a8719a1e7f53f'),
+    ('F3', 1_019_770_037, 'd8e1e78d26db659c486150dbaccbe78a'),
+    ('F4', 1_264_367_768, 'f5974a7e3388aa81b91a9f1403e759a4'),
+    ('F5', 1_508_965_499, '8639e925de951030651ac775b9f915c3'),
+    ('F6', 1_753_563_230, 'b16cca40ac1ecec2bd5e3273866da0c1'),
+  )
+}
+
+# timm's repositories on the Hugging Face hub.
+TIMM: dict[str, str] = {
+  **{f'dm_nfnet_f{n}': f'timm/dm_nfnet_f{n}.dm_in1k' for n in range(7)},
+  'nfnet_l0': 'timm/nfnet_l0.ra2_in1k',
+  'eca_nfnet_l0': 'timm/eca_nfnet_l0.ra2_in1k',
+  'eca_nfnet_l1': 'timm/eca_nfnet_l1.ra2_in1k',
+  'eca_nfnet_l2': 'timm/eca_nfnet_l2.ra3_in1k',
+  'nf_regnet_b1': 'timm/nf_regnet_b1.ra2_in1k',
+  'nf_resnet50': 'timm/nf_resnet50.ra2_in1k',
+  'test_nfnet': 'timm/test_nfnet.r160_in1k',
+}
+_TIMM_FILE = 'model.safetensors'
+
+
+class Pretrained(NamedTuple):
+  """Weights and what they are for: `params, spec, name = load_pretrained('F0')`.
+
+  `hk.transform(lambda x: nfnets.create_model(spec, K)(x, False)).apply(params, ...)` runs them.
+  """
+
+  params: trees.Tree  # module path -> name -> numpy array
+  spec: zoo.AnySpec  # the network, for `create_model`
+  name: str  # the published name, or the name of a local file without its ending
+
+
+def load_pretrained(
+  name: str | os.PathLike,
+  num_classes: int | None = None,
+  *,
+  seed: int = 0,
+  cache_dir: str | os.PathLike | None = None,
+) -> Pretrained:
+  """Loads published weights by name, or a local file. See `Pretrained` for what comes back.
+
+  Args:
+    name: 'F0'..'F6' (DeepMind's release), a timm name in `TIMM` (e.g. 'eca_nfnet_l0'), or the path
+      of a file: one that `save` wrote with the model's spec, or one of DeepMind's release.
+    num_classes: another number K of classes than the weights have makes a new classifier,
+      w [C, K] ~ N(0, 0.01^2) and b [K] = 0, and changes nothing else; it is logged. None or the
+      weights' own number keeps theirs.
+    seed: of the new classifier.
+    cache_dir: where DeepMind's files are kept, see `fetch`. A timm file that was put there by
+      hand as `<repository>.safetensors` is used; downloads stay with huggingface_hub.
+
+  Raises:
+    ConnectionError: a file cannot be downloaded; the message says where to put it by hand.
+    ImportError: timm's weights need huggingface_hub, which is not installed.
+    ValueError: no such name or file; a file is damaged, of another format or another model.
+  """
+  if num_classes is not None and num_classes < 1:
+    raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
+  if name in DEEPMIND:
+    params = load_deepmind(fetch(DEEPMIND[name], cache_dir), name)
+    loaded = Pretrained(params, zoo.get_spec(name), name)
+  elif name in TIMM:
+    loaded = Pretrained(from_timm(_fetch_timm(name, cache_dir), name), zoo.get_spec(name), name)
+  elif Path(name).is_file():
+    loaded = _load_file(Path(name))
+  else:
+    names = [*DEEPMIND, *TIMM]
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    raise ValueError(
+      f'{str(name)!r} is neither the name of published weights nor a file: '
+      + (f'did you mean {", ".join(close)}?' if close else f'choose one of {", ".join(names)}.')
+    )
+  if num_classes in (None, _num_classes(loaded.params)):
+    return loaded
+  return loaded._replace(params=_new_classifier(loaded, num_classes, seed))
+
+
+def _load_file(path: Path) -> Pretrained:
+  """A local file: safetensors of this library, else a pickle of DeepMind's release."""
+  with path.open('rb') as file:
+    is_safetensors = file.read(9)[8:] == b'{'
+  if not is_safetensors:
+    params = load_deepmind(path)
+    name = find_variant(params)
+    return Pretrained(params, zoo.get_spec(name), name)
+  params, metadata = trees.load(path)
+  if 'spec' not in metadata:
+    raise ValueError(
+      f'{path} does not say which model it is for: save it with spec=spec.to_dict(), or read its '
+      f'arrays with nfnets.weights.load.'
+    )
+  try:
+    spec = zoo.spec_from_dict(metadata['spec'])
+    blocks = sum(getattr(spec, 'depth', ()))
+    if blocks > len(params):  # before a damaged number keeps JAX busy for hours
+      raise ValueError(f'it has {blocks} blocks and the file {len(params)} modules')
+    shapes = zoo.parameter_shapes(spec, _num_classes(params))
+    return Pretrained(trees.merge(shapes, params), spec, path.stem)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{path} does not hold the model of its metadata: {error}') from None
+
+
+def _fetch_timm(name: str, cache_dir: str | os.PathLike | None) -> Path:
+  """The safetensors file of a timm model, from the hub or put in the cache by hand."""
+  repository = TIMM[name]
+  directory = Path(cache_dir) if cache_dir is not None else cache_directory()
+  by_hand = directory / f'{repository.rpartition("/")[2]}.safetensors'
+  if by_hand.is_file():
+    return by_hand
+  try:
+    import huggingface_hub
+  except ImportError:
+    raise ImportError(
+      f'timm weights come through huggingface_hub: pip install huggingface_hub, or put '
+      f'{_TIMM_FILE} of https://huggingface.co/{repository} at {by_hand}.'
+    ) from None
+  try:
+    return Path(huggingface_hub.hf_hub_download(repository, _TIMM_FILE))
+  except (OSError, huggingface_hub.errors.EntryNotFoundError) as error:
+    reason = next(iter(str(error).splitlines()), '') or type(error).__name__
+    raise ConnectionError(
+      f'cannot download {_TIMM_FILE} from https://huggingface.co/{repository} ({reason}): connect '
+      f'this machine and try again, or get the file elsewhere and put it at {by_hand}.'
+    ) from None
+
+
+def _classifier(params: trees.Tree) -> str:
+  """The module path of the classifier."""
+  root = next(iter(params)).partition('/')[0]
+  return f'{root}/~/linear'
+
+
+def _num_classes(params: trees.Tree) -> int:
+  """How many classes the weights have."""
+  bias = params.get(_classifier(params), {}).get('b')
+  if bias is None:
+    raise ValueError(f'there is no classifier: {_classifier(params)} has no b')
+  return np.size(bias)
+
+
+def _new_classifier(loaded: Pretrained, num_classes: int, seed: int) -> trees.Tree:
+  """The same parameters (the same arrays) with a new classifier."""
+  path = _classifier(loaded.params)
+  old = loaded.params[path]['w']  # [C, K]
+  # As a new network starts, [NFNet] appendix.
+  w = np.random.default_rng(seed).normal(0.0, 0.01, (old.shape[0], num_classes))
+  b = np.zeros(num_classes, np.float32)
+  _LOG.warning(
+    '%s: the classifier %s is new, %d classes instead of %d; all other weights are kept',
+    loaded.name,
+    path,
+    num_classes,
+    old.shape[1],
+  )
+  return {**loaded.params, path: {'w': w.astype(np.float32), 'b': b}}

@@ -1,0 +1,223 @@
+"""The largest stable learning rate by batch size, with adaptive gradient clipping and without.
+
+python scripts/agc_stability.py --out docs/figures/agc_stability.png
+
+The argument of [NFNet] (arXiv 2102.06171) section 4.1 on scikit-learn's digits: without clipping a
+normalizer-free network stops training at learning rates at which a clipped one still trains, and
+the more so the larger the batch. Every run has the same number of pictures to learn from; each
+cell is one run. The numbers go beside the picture as JSON; runs that are there are not repeated.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from configs import digits
+from experiments import data, settings, steps
+from experiments.batch import Batch
+from nfnets import optim
+
+BATCHES = (32, 128, 256)  # of 1,437 pictures; larger ones have too few steps to train at all
+RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+CHANCE = 0.1
+TRAINED = 0.5  # a run counts as stable if it gets this share of the test digits right
+SPEC = {
+  'width': (16, 32, 48),
+  'depth': (1, 2, 2),
+  'stride': (1, 2, 2),
+  'group_width': 8,
+  'stem': ((3, 2, 16),),
+  'train_size': 16,
+  'test_size': 16,
+}
+
+
+def make_config(batch: int, clipping: float, epochs: float):
+  """A short run on the digits whose schedule peaks at 1; `scale_by_rate` brings the rate."""
+  config = digits.get_config()
+  config.num_epochs = epochs
+  config.global_batch_size = batch
+  config.model.spec = SPEC
+  config.optimizer.learning_rate = 256 / batch
+  config.optimizer.warmup_epochs = 1.0
+  config.optimizer.clipping = clipping
+  config.data.eval_batch_size = 360
+  return settings.resolve(config)
+
+
+def scale_by_rate() -> optax.GradientTransformation:
+  """Multiplies updates by a rate in its state, so that one compiled step serves all rates."""
+  return optax.GradientTransformation(
+    lambda params: jnp.ones(()),
+    lambda updates, rate, params=None: (jax.tree.map(lambda u: rate * u, updates), rate),
+  )
+
+
+def preload(config) -> tuple[np.ndarray, np.ndarray, Batch]:
+  """Returns the training digits [N, H, W, 3], their labels [N], and the one test batch."""
+  with data.test_batches(config, 1, of_training_set=True) as batches:
+    parts = [(b.images[0], b.labels[0], b.mask[0] > 0) for b in batches]
+  with data.test_batches(config, 1) as batches:
+    test = next(batches)
+  images, labels, real = (np.concatenate(column) for column in zip(*parts, strict=True))
+  return images[real], labels[real], test
+
+
+class Trainer:
+  """Trains at any rate with one batch size and one clipping."""
+
+  def __init__(self, batch: int, clipping: float, epochs: float):
+    """Builds the network and its steps."""
+    self.config = make_config(batch, clipping, epochs)
+    self.network = settings.make_network(self.config, 10)
+    self.plan = settings.make_plan(self.config, 1437)
+    optimizer, step_settings = settings.make_optimizer(self.config, self.plan)
+    self.optimizer = optax.chain(optimizer, scale_by_rate())
+    self.train_step = steps.make_train_step(self.network, self.optimizer, step_settings)
+    self.eval_step = steps.make_eval_step(self.network)
+
+  def run(self, rate: float, images: np.ndarray, labels: np.ndarray, test: Batch) -> dict[str, Any]:
+    """Trains once; a run whose loss is not finite has lost."""
+    size = self.config.global_batch_size
+    state = steps.init_state(self.network, self.optimizer, 0, self.config.data.image_size)
+    state = state._replace(opt_state=(state.opt_state[0], jnp.float32(rate)))
+    state = steps.replicate(state)
+    rng = np.random.default_rng(0)
+    epochs = self.plan.total_steps * size // len(labels) + 1
+    order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
+    for step in range(self.plan.total_steps):
+      chosen = order[step * size : (step + 1) * size]
+      ones = np.ones((1, size), np.float32)
+      picked = labels[chosen][None]
+      batch = Batch(images[chosen][None], picked, picked, ones, ones)
+      state, values = self.train_step(state, batch)
+      if values['nonfinite']:
+        return {'top1': CHANCE, 'steps': step + 1}
+    sums = jax.device_get(self.eval_step(state.params, state.network_state, test))
+    return {'top1': float(sums['top1'] / sums['count']), 'steps': self.plan.total_steps}
+
+
+def measure(
+  path: pathlib.Path,
+  batches: Sequence[int],
+  rates: Sequence[float],
+  epochs: float,
+  clippings: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+  """Runs the grid, writing each result to `path` as it comes.
+
+  The clippings are by default that of `nfnets.optim.clipping_for_batch` and none.
+  """
+  rows = json.loads(path.read_text()) if path.exists() else []
+  done = {(r['batch'], r['rate'], r['clipping'], r['epochs']) for r in rows}
+  loaded = None
+  for batch in batches:
+    for clipping in clippings or (optim.clipping_for_batch(batch), 0.0):
+      trainer = Trainer(batch, clipping, epochs)
+      loaded = loaded or preload(trainer.config)
+      for rate in rates:
+        if (batch, rate, clipping, epochs) in done:
+          continue
+        began = time.monotonic()
+        result = trainer.run(rate, *loaded)
+        rows.append(
+          {'batch': batch, 'rate': rate, 'clipping': clipping, 'epochs': epochs, **result}
+        )
+        path.write_text(json.dumps(rows, indent=1) + '\n')
+        print(
+          f'batch {batch:5d}  rate {rate:5.2f}  clipping {clipping:5.2f}  '
+          f'top-1 {result["top1"]:6.1%}  ({time.monotonic() - began:.0f} s)',
+          flush=True,
+        )
+  return rows
+
+
+def largest_stable(rows: Sequence[dict[str, Any]], batch: int, clipped: bool) -> float:
+  """The largest rate at which a batch size trained; NaN if it did at none."""
+  trained = [
+    row['rate']
+    for row in rows
+    if row['batch'] == batch and bool(row['clipping']) == clipped and row['top1'] >= TRAINED
+  ]
+  return max(trained, default=float('nan'))
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> Figure:
+  """Draws accuracy over rate for each batch size, and the largest stable rate over batch size."""
+  batches = sorted({row['batch'] for row in rows})
+  rates = sorted({row['rate'] for row in rows})
+  figure = Figure(figsize=(3.1 * (len(batches) + 1), 3.8), dpi=110, layout='constrained')
+  FigureCanvasAgg(figure)
+  *panels, last = figure.subplots(1, len(batches) + 1)
+  kinds = ((True, 'o-', '#0072B2', 'with AGC'), (False, 's--', '#D55E00', 'without AGC'))
+  for axes, batch in zip(panels, batches, strict=True):
+    for clipped, style, colour, label in kinds:
+      found = sorted(
+        (row['rate'], 100 * row['top1'], row['clipping'])
+        for row in rows
+        if row['batch'] == batch and bool(row['clipping']) == clipped
+      )
+      if clipped:
+        clipping = found[0][2]
+      axes.plot(*zip(*((r, t) for r, t, _ in found), strict=True), style, color=colour, label=label)
+    axes.set_title(f'batch {batch}, AGC at {clipping:g}', fontsize='medium')
+    axes.set_ylim(0, 103)
+    axes.set_xlabel('peak learning rate')
+  panels[0].set_ylabel('test top-1 accuracy (%)')
+  for clipped, style, colour, _ in kinds:
+    values = [largest_stable(rows, batch, clipped) for batch in batches]
+    last.plot(batches, values, style, color=colour)
+  last.set_title('largest stable rate', fontsize='medium')
+  last.set_xlabel('batch size')
+  last.set_yscale('log', base=2)
+  last.set_yticks(rates, [f'{rate:g}' for rate in rates])
+  last.set_xscale('log', base=2)
+  last.set_xticks(batches, batches)
+  last.margins(x=0.15)
+  last.set_ylim(rates[0] / 1.2, rates[-1] * 1.2)
+  handles = panels[0].get_lines()
+  figure.legend(handles, [kind[-1] for kind in kinds], loc='outside upper center', ncols=2)
+  for axes in panels:
+    axes.set_xscale('log', base=2)
+    axes.set_xticks(rates[::2], [f'{rate:g}' for rate in rates[::2]])
+  for axes in (*panels, last):
+    axes.grid(color='0.9', linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+  return figure
+
+
+def main() -> None:
+  """Measures what the arguments say and draws it."""
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('agc_stability.png'))
+  parser.add_argument('--epochs', type=float, default=8.0)
+  parser.add_argument('--batches', type=int, nargs='+', default=BATCHES)
+  parser.add_argument('--rates', type=float, nargs='+', default=RATES)
+  parser.add_argument(
+    '--clippings', type=float, nargs='+', help='measure these (0: none) and draw nothing'
+  )
+  options = parser.parse_args()
+  options.out.parent.mkdir(parents=True, exist_ok=True)
+  path = options.out.with_suffix('.json')
+  rows = measure(path, options.batches, options.rates, options.epochs, options.clippings)
+  if options.clippings:
+    return
+  draw(rows).savefig(options.out)
+  for batch in options.batches:
+    values = [largest_stable(rows, batch, clipped) for clipped in (True, False)]
+    print(f'batch {batch:5d}: largest stable rate {values[0]:g} with AGC, {values[1]:g} without')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Measures the training input: images per CPU-second on a folder of pictures, one core.
+
+    python scripts/benchmark_input.py FOLDER
+    python scripts/benchmark_input.py FOLDER --sizes 192 --rounds 9 --out input.json
+
+FOLDER is in a layout of data.source 'folder'. Where timm and torch are installed, its loader runs
+beside ours on the same files, both without mixing, taking turns in every round: once to normalised
+float32, which is what ours makes, and once to bytes, which timm normalises on a GPU. 'published'
+also mixes every example with a second picture, so it reads two; 'opencv' is ours with the resize
+that is quicker than the exact one; ratios are of the exact one. Exit code 0: done; 1: the folder
+cannot be used; 2: wrong arguments.
+"""
+
+import argparse
+import functools
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from configs import base
+from experiments import data
+from experiments.errors import DataError
+
+RECIPES = ('plain', 'randaugment', 'published')  # what timm has no like of is left out for it
+BATCH = 32
+
+
+def ours(folder: str, size: int, recipe: str, magnitude: float, resize: str = 'exact') -> Iterator:
+  """Returns this library's batches, made one by one when asked for."""
+  config = base.get_config()
+  config.global_batch_size = BATCH
+  config.data.update({
+    'source': 'folder',
+    'dir': folder,
+    'image_size': size,
+    'eval_image_size': size,
+    'num_threads': 1,
+    'resize': resize,
+    'augment': 'none' if recipe == 'plain' else 'randaugment',
+    'randaugment_magnitude': magnitude,
+    'mixing': 'mixup_cutmix' if recipe == 'published' else 'none',
+  })  # fmt: skip
+  return data.train_batches(config, 0, num_devices=1)
+
+
+def timms(
+  folder: str, size: int, recipe: str, magnitude: float, as_bytes: bool = False
+) -> Iterator | None:
+  """Returns timm's batches, made one by one, or None where it has no such recipe.
+
+  Without colour jitter, which ours has not either.
+  """
+  if recipe == 'published' or not all(map(importlib.util.find_spec, ('timm', 'torch'))):
+    return None
+  import torch
+  from timm.data import ImageDataset, create_transform
+  from timm.data.loader import fast_collate
+
+  torch.set_num_threads(1)
+  place = os.path.join(folder, 'train')
+  transform = create_transform(
+    size,
+    is_training=True,
+    use_prefetcher=as_bytes,
+    interpolation='bicubic',
+    color_jitter=None,
+    auto_augment=None if recipe == 'plain' else f'rand-m{magnitude:g}-n4',
+  )
+  loader = torch.utils.data.DataLoader(
+    ImageDataset(place if os.path.isdir(place) else folder, transform=transform),
+    batch_size=BATCH,
+    shuffle=True,
+    drop_last=True,
+    collate_fn=fast_collate if as_bytes else None,
+  )
+  return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+MAKERS: dict[str, Callable] = {
+  'nfnets': ours,
+  'opencv': functools.partial(ours, resize='opencv'),
+  'timm': timms,
+  'timm, bytes': functools.partial(timms, as_bytes=True),
+}
+
+
+def rate(batches: Iterator, count: int) -> float:
+  """Returns images per second of CPU time, all threads of this process together."""
+  next(batches)
+  began = time.process_time()
+  for _ in range(count):
+    next(batches)
+  return count * BATCH / (time.process_time() - began)
+
+
+def measure(folder: str, sizes: list[int], magnitude: float, rounds: int, count: int) -> list[dict]:
+  """Returns one row per size, recipe and loader: the rates of the rounds and their median."""
+  rows = {}
+  for number, size, recipe, name in itertools.product(range(rounds), sizes, RECIPES, MAKERS):
+    batches = MAKERS[name](folder, size, recipe, magnitude)
+    if batches is not None:
+      rows.setdefault((size, recipe, name), []).append(rate(batches, count))
+      if isinstance(batches, data.Batches):
+        batches.close()
+    print(f'\rround {number + 1} of {rounds}', end='', file=sys.stderr, flush=True)
+  print(file=sys.stderr)
+  return [
+    {
+      'size': size,
+      'recipe': recipe,
+      'loader': name,
+      'images_per_cpu_second': statistics.median(rates),
+      'rounds': rates,
+    }
+    for (size, recipe, name), rates in rows.items()
+  ]
+
+
+def table(rows: list[dict]) -> str:
+  """Formats the medians of images per CPU-second, and the ratios of ours to timm's."""
+  medians = {(r['size'], r['recipe'], r['loader']): r['images_per_cpu_second'] for r in rows}
+  lines = ['  px  recipe       nfnets  opencv     timm  ratio   timm, bytes  ratio']
+  for size, recipe in dict.fromkeys((r['size'], r['recipe']) for r in rows):
+    mine, quicker, *others = (medians.get((size, recipe, name)) for name in MAKERS)
+    line = f'{size:4d}  {recipe:11s}  {mine:6.0f}  {quicker:6.0f}'
+    for other, width in zip(others, (7, 12), strict=True):
+      line += (
+        f'  {other:{width}.0f}  {mine / other:5.2f}' if other else f'  {"-":>{width}}  {"-":>5}'
+      )
+    lines.append(line)
+  return '\n'.join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Measures, prints the table and writes the JSON."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('folder', metavar='FOLDER')
+  parser.add_argument('--sizes', type=int, nargs='+', default=[192, 320], help='pixels %(default)s')
+  parser.add_argument('--magnitude', type=float, default=5, help='of RandAugment [%(default)s]')
+  parser.add_argument('--rounds', type=int, default=5, help='medians are over these [%(default)s]')
+  parser.add_argument('--batches', type=int, default=4, help=f'of {BATCH} a round [%(default)s]')
+  parser.add_argument('--out', help='write all figures to this JSON file')
+  chosen = parser.parse_args(arguments)
+  try:
+    rows = measure(
+      chosen.folder, chosen.sizes, chosen.magnitude, max(chosen.rounds, 1), max(chosen.batches, 1)
+    )
+  except DataError as error:
+    sys.exit(f'Error: {error}.')
+  print(table(rows))
+  if chosen.out:
+    machine = {'processor': platform.processor() or platform.machine(), 'cores': os.cpu_count()}
+    with open(chosen.out, 'w', encoding='utf-8') as file:
+      json.dump(
+        {'machine': machine, 'magnitude': chosen.magnitude, 'results': rows}, file, indent=2
+      )
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Converts weights; what IN holds says what OUT becomes.
+
+    python scripts/convert.py F0_haiku.npz F0.safetensors            DeepMind's release -> ours
+    python scripts/convert.py timm.safetensors ours.safetensors --model eca_nfnet_l0    timm -> ours
+    python scripts/convert.py ours.safetensors timm.safetensors      ours -> timm
+
+The result computes the same function. A file of ours says which model it is for, so that the other
+scripts need nothing else; timm's does not, and DeepMind's only by its shapes. Exit code 0: done;
+1: it cannot be converted; 2: wrong arguments.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+import nfnets
+from nfnets import weights, zoo
+
+
+class Converted(NamedTuple):
+  """What was written."""
+
+  source: str  # in words
+  target: str
+  arrays: list[np.ndarray]
+  hint: str = ''
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Converts as the arguments say; returns the exit code."""
+  args = _parse(argv)
+  try:
+    done = convert(args.input, args.output, args.model)
+  except (OSError, ValueError, safetensors.SafetensorError) as error:
+    print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
+    return 1
+  size = sum(np.size(array) for array in done.arrays)
+  print(
+    f'{args.input} ({done.source}) -> {args.output} ({done.target}): {len(done.arrays)} arrays, '
+    f'{size:,} parameters.{done.hint}'
+  )
+  return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+  description, _, details = __doc__.partition('\n')
+  parser = argparse.ArgumentParser(
+    description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('input', type=pathlib.Path, metavar='IN', help='the file to read')
+  parser.add_argument('output', type=pathlib.Path, metavar='OUT', help='the .safetensors to write')
+  parser.add_argument(
+    '--model',
+    metavar='NAME',
+    help='the model of the weights; needed for those of timm, otherwise found in the file',
+  )
+  args = parser.parse_args(argv)
+  if args.output.suffix != '.safetensors':
+    parser.error(f'OUT must end in .safetensors, got {args.output}')
+  if not args.input.is_file():
+    parser.error(f'there is no file {args.input}')
+  if not args.output.parent.is_dir():
+    parser.error(f'there is no folder {args.output.parent} to write {args.output.name} to')
+  if args.output.exists() and args.output.samefile(args.input):
+    parser.error('OUT is IN, which would be lost')
+  try:
+    zoo.get_spec(args.model or 'F0')
+  except ValueError as error:
+    parser.error(str(error))
+  return args
+
+
+def convert(source: pathlib.Path, target: pathlib.Path, model: str | None) -> Converted:
+  """Reads one kind of file and writes another.
+
+  Args:
+    source: the file to read.
+    target: the file to write, which is replaced.
+    model: name of the model, where it has to be told.
+
+  Raises:
+    OSError: a file cannot be read or written.
+    ValueError: the source is none of the kinds, damaged, or of another model.
+  """
+  kind = _kind(source)
+  if kind == 'ours':
+    return _to_timm(source, target, model)
+  if kind == 'timm':
+    if model is None:
+      raise ValueError(
+        f'{source} does not say which network it is for: add --model NAME, e.g. dm_nfnet_f0 '
+        '(nfnets.list_models() has all names).'
+      )
+    params, spec = weights.from_timm(source, model), zoo.get_spec(model)
+    weights.save(target, params, spec=spec.to_dict())
+    return Converted('timm', f'ours, {model}', _arrays(params))
+  if model is None:
+    params, spec, model = weights.load_pretrained(source)
+  else:
+    params, spec = weights.load_deepmind(source, model), zoo.get_spec(model)
+  weights.save(target, params, spec=spec.to_dict())
+  return Converted("DeepMind's release", f'ours, {model}', _arrays(params))
+
+
+def _to_timm(source: pathlib.Path, target: pathlib.Path, model: str | None) -> Converted:
+  params, metadata = weights.load(source)
+  if model is not None:
+    spec = zoo.get_spec(model)
+  elif 'spec' in metadata:
+    spec = nfnets.ModelSpec.from_dict(metadata['spec'])
+  else:
+    raise ValueError(f'{source} does not say which model it is for: add --model NAME.')
+  state = weights.to_timm(params, spec)
+  # timm reads files whose metadata say that they are PyTorch's.
+  safetensors.numpy.save_file(state, target, metadata={'format': 'pt'})
+  hint = ''
+  if spec.activation == 'gelu':
+    hint = " Its GELU is the tanh form: build timm's model with act_layer='gelu_tanh'."
+  return Converted('ours', 'timm', list(state.values()), hint)
+
+
+def _kind(path: pathlib.Path) -> str:
+  """'ours', 'timm' (any other safetensors file) or 'deepmind' (anything else)."""
+  try:
+    with safetensors.safe_open(path, framework='np') as file:
+      metadata: dict[str, Any] = file.metadata() or {}
+  except safetensors.SafetensorError:
+    return 'deepmind'
+  return 'ours' if metadata.get('format', '').startswith('nfnets.') else 'timm'
+
+
+def _arrays(params: dict[str, dict[str, np.ndarray]]) -> list[np.ndarray]:
+  return [array for entries in params.values() for array in entries.values()]
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Packs a folder of pictures into one file, which a disk or a network reads quicker.
+
+    python scripts/pack_folder.py SRC OUT
+    python -m experiments.train --config=configs/image_folder.py --config.data.dir=OUT
+
+Training on OUT equals training on SRC bit for bit. Exit code 0: done; 1: it cannot be packed, and
+nothing is left at OUT; 2: wrong arguments.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+
+import tqdm
+
+from experiments import packed
+from experiments.errors import DataError
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Packs what the arguments say."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('src', metavar='SRC', help='the folder of pictures')
+  parser.add_argument('out', metavar='OUT', help='the packed folder to make; must not exist')
+  chosen = parser.parse_args(arguments)
+  progress = functools.partial(tqdm.tqdm, unit=' pictures', desc='packing')
+  try:
+    count = packed.pack(chosen.src, chosen.out, progress)
+  except DataError as error:
+    sys.exit(f'Error: {error}.')
+  size = (pathlib.Path(chosen.out).expanduser() / packed.RECORDS_NAME).stat().st_size
+  print(f'{count:,} pictures are packed in {chosen.out} ({size / 1e6:,.1f} MB).')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""Labels pictures.
+
+    python scripts/predict.py cat.jpg dog.png --weights F0
+    python scripts/predict.py photos/ --weights runs/mine/ema_weights.safetensors --sheet sheet.png
+
+PICTURES are files, folders (searched at every depth) and patterns in quotes. A picture that cannot
+be read is named and left out. Exit code 0: all done; 1: some or all failed; 2: wrong arguments.
+"""
+
+import argparse
+import glob
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+import nfnets
+from nfnets import classifier as classifiers
+from nfnets import inference
+
+_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}  # looked for in folders
+_SHEET_LIMIT = 60  # pictures
+_THUMBNAIL = 480  # pixels, the longer side
+
+
+class Result(NamedTuple):
+  """A labelled picture."""
+
+  path: pathlib.Path
+  image: np.ndarray  # uint8 [h, w, 3], reduced
+  predictions: list[classifiers.Prediction]
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Labels what the arguments name; returns the exit code."""
+  args = _parse(argv)
+  failures: dict[str, str] = {}  # picture -> reason
+  paths = find_pictures(args.pictures, failures)
+  for name, reason in failures.items():
+    _report_failure(name, reason, args.json)
+  try:
+    classifier = nfnets.Classifier.from_pretrained(
+      args.weights,
+      size=args.size,
+      mode=args.mode,
+      dtype=args.dtype,
+      batch_size=1 if len(paths) == 1 else args.batch_size,
+    )
+    names = ('logits',)
+    if args.features:
+      names = classifier.feature_names if args.maps else ('logits', 'pool')
+    results, features = [], []
+    for chunk, images in _read(paths, classifier.batch_size, failures, args.json):
+      outputs = classifier.features(images, names)
+      for path, image, logits in zip(chunk, images, outputs['logits'], strict=True):
+        predictions = classifier.rank(logits, args.top)
+        _print(path, predictions, args.json)
+        if args.sheet and len(results) < _SHEET_LIMIT:
+          results.append(Result(path, _thumbnail(image), predictions))
+      if args.features:
+        features.append({'paths': list(map(str, chunk)), **outputs})
+    if features:
+      _save_features(args.features, features, classifier.class_names)
+    if args.sheet and results:
+      draw_sheet(results, args.sheet)
+      if len(paths) > len(results) == _SHEET_LIMIT:
+        print(f'{args.sheet} shows the first {_SHEET_LIMIT} pictures.', file=sys.stderr)
+  except (ImportError, OSError, ValueError) as error:
+    print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
+    return 1
+  if failures:
+    total = len(paths) + sum(name not in map(str, paths) for name in failures)
+    print(f'{len(failures)} of {total} could not be used.', file=sys.stderr)
+  return 1 if failures else 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+  description, _, details = __doc__.partition('\n')
+  parser = argparse.ArgumentParser(
+    description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add('pictures', nargs='+', metavar='PICTURES', help='files, folders or patterns')
+  add('--weights', default='F0', help='a published name or a file (default: F0)')
+  add('--top', type=_positive, default=5, help='classes to name (default: 5)')
+  add('--json', action='store_true', help='print one JSON object per picture and line')
+  add('--sheet', type=pathlib.Path, metavar='PNG', help='draw the pictures with their labels')
+  add(
+    '--features',
+    type=pathlib.Path,
+    metavar='FILE',
+    help='write pooled vectors to .npy, or with logits, paths and class names to .npz',
+  )
+  add('--maps', action='store_true', help='add the maps of the stem and the stages to the .npz')
+  add('--size', type=_positive, help="pixels that pictures are brought to (default: the model's)")
+  modes = ', '.join(inference.EVALUATION_MODES)
+  add('--mode', choices=inference.EVALUATION_MODES, metavar='MODE', help=f'how: one of {modes}')
+  add('--dtype', choices=classifiers.DTYPES, default='float32', help='what the network computes in')
+  add('--batch_size', type=_positive, help='pictures at a time')
+  args = parser.parse_args(argv)
+  if args.features and args.features.suffix not in ('.npy', '.npz'):
+    parser.error(f'--features must end in .npy or .npz, got {args.features}')
+  if args.maps and (args.features is None or args.features.suffix != '.npz'):
+    parser.error('--maps needs --features FILE.npz')
+  for path in filter(None, (args.features, args.sheet)):
+    if not path.parent.is_dir():
+      parser.error(f'there is no folder {path.parent} to write {path.name} to')
+  if args.sheet and args.sheet.suffix.lower() not in ('.png', '.pdf', '.svg', '.jpg'):
+    parser.error(f'--sheet must end in .png, .pdf, .svg or .jpg, got {args.sheet}')
+  return args
+
+
+def _positive(text: str) -> int:
+  if (number := int(text)) < 1:
+    raise argparse.ArgumentTypeError(f'must be at least 1, got {number}')
+  return number
+
+
+def find_pictures(arguments: list[str], failures: dict[str, str]) -> list[pathlib.Path]:
+  """Returns the files that the arguments mean, each once, in order; what means none is a failure.
+
+  Args:
+    arguments: files, folders and patterns.
+    failures: receives argument -> reason.
+  """
+  found: dict[pathlib.Path, None] = {}
+  for argument in arguments:
+    path = pathlib.Path(argument)
+    matches = [path] if path.exists() else sorted(map(pathlib.Path, glob.glob(argument)))
+    if not matches:
+      failures[argument] = 'there is no such file or folder, and no file matches it as a pattern'
+    for match in matches:
+      files = [match]
+      if match.is_dir():
+        files = sorted(f for f in match.rglob('*') if f.suffix.lower() in _SUFFIXES and f.is_file())
+        if not files:
+          failures[str(match)] = f'no file in this folder ends in {", ".join(sorted(_SUFFIXES))}'
+      found.update(dict.fromkeys(files))
+  return list(found)
+
+
+def _read(
+  paths: list[pathlib.Path], count: int, failures: dict[str, str], as_json: bool
+) -> Iterator[tuple[list[pathlib.Path], list[np.ndarray]]]:
+  """Yields up to `count` readable pictures [H, W, 3] at a time; reports the others."""
+  chunk, images = [], []
+  for number, path in enumerate(paths, start=1):
+    try:
+      images.append(inference.read_picture(path))
+      chunk.append(path)
+    except (OSError, ValueError) as error:
+      reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+      failures[str(path)] = reason
+      _report_failure(str(path), reason, as_json)
+    if chunk and (len(chunk) == count or number == len(paths)):
+      yield chunk, images
+      chunk, images = [], []
+
+
+def _print(path: pathlib.Path, predictions: list[classifiers.Prediction], as_json: bool) -> None:
+  if as_json:
+    ranked = [prediction._asdict() for prediction in predictions]
+    print(json.dumps({'picture': str(path), 'predictions': ranked}), flush=True)
+    return
+  lines = [f'{p.probability:8.2%}  {p.label} ({p.index})' for p in predictions]
+  print('\n'.join([str(path), *lines]), flush=True)
+
+
+def _report_failure(name: str, reason: str, as_json: bool) -> None:
+  if as_json:
+    print(json.dumps({'picture': name, 'error': reason}), flush=True)
+  print(f'{name}: {reason}', file=sys.stderr, flush=True)
+
+
+def _save_features(
+  path: pathlib.Path, parts: list[dict[str, np.ndarray]], class_names: tuple[str, ...]
+) -> None:
+  features = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  if path.suffix == '.npy':
+    np.save(path, features['pool'])
+  else:
+    np.savez(path, class_names=class_names, **features)
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+  small = Image.fromarray(image)
+  small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+  return np.asarray(small)
+
+
+def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
+  """Draws pictures, each above its labels with bars as long as their probabilities.
+
+  Raises:
+    ImportError: matplotlib is not installed.
+    OSError: the file cannot be written.
+  """
+  try:
+    from matplotlib.figure import Figure  # without pyplot: no display is looked for
+  except ImportError:
+    raise ImportError('--sheet draws with matplotlib: pip install matplotlib.') from None
+  columns = min(len(results), 4 if len(results) > 6 else 3)
+  rows = math.ceil(len(results) / columns)
+  bars = max(len(result.predictions) for result in results)
+  # In inches: a cell is a margin, the bars, a gap, the picture and room for its name.
+  margin, gap, title = 0.15, 0.1, 0.35
+  cell_width, picture_height, bars_height = 3.3, 2.3, 0.26 * bars
+  cell_height = margin + bars_height + gap + picture_height + title
+  width, height = margin + columns * (cell_width + margin), rows * cell_height + margin
+  figure = Figure(figsize=(width, height))
+  for number, result in enumerate(results):
+    row, column = divmod(number, columns)
+    left, bottom = margin + column * (cell_width + margin), height - (row + 1) * cell_height
+
+    def axes(bottom: float, axes_height: float, left: float = left):
+      return figure.add_axes(
+        (left / width, bottom / height, cell_width / width, axes_height / height)
+      )
+
+    picture = axes(bottom + margin + bars_height + gap, picture_height)
+    picture.imshow(result.image)
+    picture.set_title(_shorten(result.path.name, 38), fontsize=10, parse_math=False)
+    picture.set_anchor('S')  # every picture stands on its bars, whatever its shape
+    picture.axis('off')
+    _draw_bars(axes(bottom + margin, bars_height), result.predictions, bars)
+  figure.savefig(path, dpi=120)
+
+
+def _draw_bars(axes, predictions: list[classifiers.Prediction], slots: int) -> None:
+  """Bars from the top down on a scale of 0 to 1, their labels written over them."""
+  widths = [prediction.probability for prediction in predictions]
+  axes.barh(range(len(widths)), [1] * len(widths), height=0.84, color='#eef1f4')
+  axes.barh(range(len(widths)), widths, height=0.84, color=['#8fb8de'] + ['#c3d7ea'] * slots)
+  for row, prediction in enumerate(predictions):
+    axes.text(0.015, row, _shorten(prediction.label, 32), va='center', fontsize=9, parse_math=False)
+    axes.text(0.985, row, f'{prediction.probability:.1%}', va='center', ha='right', fontsize=9)
+  axes.set(xlim=(0, 1), ylim=(slots - 0.5, -0.5))
+  axes.axis('off')
+
+
+def _shorten(text: str, limit: int) -> str:
+  return text if len(text) <= limit else f'{text[: limit - 1]}…'
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Draws a training batch as the network sees it, with labels and mix ratios.
+
+    python scripts/show_batch.py --config=configs/digits.py --out=batch.png
+    python scripts/show_batch.py --config=configs/nfnet_imagenet.py:F0 --config.data.dir=DIR \
+      --out=batch.png --step=1000 --count=24
+
+The config's flags are those of the training, so the picture is the batch of that step, on one
+device. Exit code 0: done; 1: the config or the data cannot be used; 2: wrong arguments.
+"""
+
+import pathlib
+
+import cv2
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import cli, data, settings
+from experiments.batch import Batch
+from nfnets import images
+
+_CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'Whose batch to draw.')
+_OUT = flags.DEFINE_string('out', 'batch.png', 'The picture to write, .png or .jpg.')
+_STEP = flags.DEFINE_integer('step', 0, 'Number of the batch.', lower_bound=0)
+_COUNT = flags.DEFINE_integer('count', 16, 'Examples to draw at most.', lower_bound=1)
+
+_FONT, _INK, _QUIET, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30), (110, 110, 110), 255
+_TEXT_SCALE, _LINE, _GAP = 0.45, 19, 12  # font scale, pixels a line, pixels between tiles
+_LEAST_SIDE = 160  # pixels; smaller pictures are enlarged by a whole factor
+
+
+def draw(batch: Batch, class_names: tuple[str, ...], count: int) -> np.ndarray:
+  """Returns a sheet of the first examples of a batch, uint8 [H, W, 3] RGB.
+
+  Args:
+    batch: of one device.
+    class_names: in the order of the labels.
+    count: examples to draw at most.
+  """
+  pictures, captions = [], []
+  for place in range(min(count, batch.labels.shape[1])):
+    image, label, mix_label, ratio, mask = (part[0, place] for part in batch)
+    pixels = image.astype(np.float32) * images.STDDEV_RGB + images.MEAN_RGB
+    pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    factor = -(-_LEAST_SIDE // len(pixels))
+    pictures.append(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+    captions.append(_lines(class_names[label], class_names[mix_label], float(ratio), bool(mask)))
+  longest = max(map(len, captions))
+  tiles = [
+    _tile(pixels, lines + [''] * (longest - len(lines)))
+    for pixels, lines in zip(pictures, captions, strict=True)
+  ]
+  columns = _columns(len(tiles))
+  blank = np.full_like(tiles[0], _PAPER)
+  tiles += [blank] * (-len(tiles) % columns)
+  rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+  sheet = np.vstack(rows)
+  return cv2.copyMakeBorder(sheet, _GAP, 0, _GAP, 0, cv2.BORDER_CONSTANT, value=(_PAPER,) * 3)
+
+
+def _columns(count: int) -> int:
+  """Returns the columns of a sheet that is wider than high, with few empty places."""
+
+  def cost(columns: int) -> float:
+    return abs(columns / -(-count // columns) - 1.5) + 0.5 * (-count % columns)
+
+  return min(range(1, count + 1), key=cost)
+
+
+def _lines(name: str, mix_name: str, ratio: float, is_real: bool) -> list[str]:
+  """What stands under an example; the two shares add up to 100 %."""
+  if not is_real:
+    return ['padding']
+  share = round(100 * ratio)
+  return [name] if ratio == 1 else [f'{share} % {name}', f'{100 - share} % {mix_name}']
+
+
+def _tile(pixels: np.ndarray, lines: list[str]) -> np.ndarray:
+  """One picture with its lines of text below, cut where they are too long."""
+  height, width = pixels.shape[:2]
+  tile = np.full((height + len(lines) * _LINE + _GAP, width + _GAP, 3), _PAPER, np.uint8)
+  tile[:height, :width] = pixels
+  for number, text in enumerate(lines):
+    text = text.encode('ascii', 'replace').decode()  # all that the font has
+    while text and cv2.getTextSize(text, _FONT, _TEXT_SCALE, 1)[0][0] > width:
+      text = text.removesuffix('..')[:-1].rstrip() + '..' if len(text) > 3 else ''
+    place = (0, height + (number + 1) * _LINE - 5)
+    color = _INK if number == 0 else _QUIET
+    cv2.putText(tile, text, place, _FONT, _TEXT_SCALE, color, 1, cv2.LINE_AA)
+  return tile
+
+
+def main() -> None:
+  """Draws what the flags say."""
+  config = settings.resolve(_CONFIG.value)
+  info = data.describe(config)
+  with data.train_batches(config, _STEP.value, num_devices=1) as batches:
+    batch = next(batches)
+  sheet = draw(batch, info.class_names, _COUNT.value)
+  out = pathlib.Path(_OUT.value)
+  if out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
+    raise ValueError(f'--out={out} is neither a .png nor a .jpg file: name one of the two.')
+  out.write_bytes(cv2.imencode(out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
+  print(f'Step {_STEP.value} of {config.data.name or config.data.source} is drawn in {out}.')
+
+
+if __name__ == '__main__':
+  cli.run(main)

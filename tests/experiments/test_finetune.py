@@ -1,0 +1,247 @@
+"""Fine-tuning as its users meet it: weights of a file, a folder of pictures, whole runs."""
+
+import json
+
+import haiku as hk
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+from sklearn.datasets import load_digits
+
+import nfnets
+from configs import digits, finetune
+from experiments import evaluate, linear_probe, metrics, mistakes, pretrained, settings, train
+from experiments.errors import ConfigError
+from experiments.predictions import Predictions
+from nfnets import weights
+
+# One block: most of the time is compilation.
+SPEC = nfnets.ModelSpec(
+  width=(16,),
+  depth=(1,),
+  stride=(1,),
+  group_width=8,
+  stem=((3, 4, 8),),
+  train_size=16,
+  test_size=16,
+)
+STEM = 'NFNet/~/stem_conv0'
+HEAD = 'NFNet/~/linear'
+
+
+@pytest.fixture(scope='module')
+def trunk(tmp_path_factory):
+  """A file of weights of random values, -0.0 among them, for five classes."""
+  network = hk.transform(lambda x: nfnets.create_model(SPEC, 5)(x, False))
+  params = jax.jit(network.init)(jax.random.key(3), np.zeros((1, 16, 16, 3)))
+  params = jax.tree.map(lambda x: np.array(x) + np.float32(0.01), params)
+  params[STEM]['bias'][0] = -0.0
+  path = tmp_path_factory.mktemp('trunk') / 'trunk.safetensors'
+  weights.save(path, params, spec=SPEC.to_dict())
+  return path
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Scikit-learn's digits 5 to 9 as PNG files: 8 of each to train on, 12 to test."""
+  place = tmp_path_factory.mktemp('pictures')
+  bunch = load_digits()
+  for digit in range(5, 10):
+    chosen = np.flatnonzero(bunch.target == digit)
+    for split, part in (('train', chosen[:8]), ('test', chosen[8:20])):
+      (place / split / str(digit)).mkdir(parents=True)
+      for i in part:
+        pixels = np.uint8(bunch.images[i] * 15)
+        PIL.Image.fromarray(pixels).save(place / split / str(digit) / f'{i}.png')
+  return place
+
+
+def on_folder(config, folder):
+  """Makes a config one of seconds."""
+  config.num_epochs = 3.0
+  config.global_batch_size = 20
+  config.log_every_steps = 1
+  config.evaluate_every_epochs = 0.0
+  config.data.source = 'folder'
+  config.data.dir = str(folder)
+  config.data.crop = 'shift'
+  config.data.flip = False
+  config.data.eval_mode = 'resize'
+  config.data.eval_batch_size = 60
+  return config
+
+
+@pytest.fixture(scope='module')
+def make_config(trunk, folder):
+  def make(**finetune_fields):
+    config = on_folder(finetune.get_config(), folder)
+    config.model.pretrained = str(trunk)
+    for field, value in finetune_fields.items():
+      config.finetune[field] = value
+    return config
+
+  return make
+
+
+@pytest.fixture(scope='module')
+def tuned(make_config, tmp_path_factory):
+  """The folder of a run with a frozen stem, a first convolution of rate 0 and a profile."""
+  workdir = tmp_path_factory.mktemp('tuned')
+  config = make_config(
+    frozen=('NFNet/~/stem',), learning_rate_multipliers={'NFNet/~/nf_block/~/conv0': 0.0}
+  )
+  config.profile = '2:3'
+  train.train(config, workdir)
+  return workdir
+
+
+def test_frozen_parameters_keep_every_bit_and_the_head_is_new(tuned, trunk):
+  before, _ = weights.load(trunk)
+  after, metadata = weights.load(tuned / 'ema_weights.safetensors')
+  assert metadata['spec']['drop_rate'] == 0.25
+  for module, entries in after.items():
+    for name, value in entries.items():
+      same = value.tobytes() == before[module][name].tobytes()
+      if module == STEM:
+        assert same, name
+      elif module == 'NFNet/~/nf_block/~/conv0':
+        np.testing.assert_array_equal(value, before[module][name])
+      elif name == 'w':
+        assert not same, module
+  old, new = before[HEAD]['w'], after[HEAD]['w']
+  assert abs(np.corrcoef(old.ravel(), new.ravel())[0, 1]) < 0.5
+
+
+def test_the_report_shows_what_is_confused_and_the_worst_mistakes(tuned):
+  report = json.loads((tuned / 'report.json').read_text())
+  for name in ('confusion.png', 'mistakes.png'):
+    assert (tuned / name).read_bytes().startswith(b'\x89PNG')
+  found = report['worst_mistakes']
+  assert 1 <= len(found) <= 24
+  assert all(m['label'] != m['predicted'] for m in found)
+  assert all((m['name'].split('/')[1]) == m['label'] for m in found)
+  certainty = [m['label_probability'] for m in found]
+  assert certainty == sorted(certainty)
+  assert report['seconds_per_step'] > 0
+
+
+def test_what_is_watched(tuned):
+  series = metrics.read_csv(tuned)
+  for name in ('sam_seconds_per_step', 'ascent_loss', 'gradient_norm', 'images_per_second'):
+    assert np.all(series[f'train/{name}'].values > 0), name
+  # The stem is frozen, so it is not counted.
+  shares = {name.split('/')[-1] for name in series if name.startswith('train/clipped_share/')}
+  assert shares == {'weights', 'gains_and_biases', 'stage_1', 'head'}
+  for name in ('weights', 'classifier', 'gains_and_biases'):
+    assert np.all(series[f'train/weight_norm/{name}'].values > 0)
+  assert list((tuned / 'profile').rglob('*.xplane.pb'))
+
+
+def test_a_weights_file_evaluates_at_any_size_whatever_the_configs_model_is(tuned, folder):
+  config = on_folder(digits.get_config(), folder)
+  report = json.loads((tuned / 'report.json').read_text())
+  results = evaluate.evaluate_file(config, tuned / 'ema_weights.safetensors')
+  assert results['count'] == 60
+  assert results['top1'] == report['top1_ema']
+  config.data.eval_image_size = 24
+  other = evaluate.evaluate_file(config, tuned / 'ema_weights.safetensors')
+  assert other['count'] == 60
+  assert other['loss'] != results['loss']
+
+
+def test_a_linear_probe_trains_the_head_alone_and_saves_whole_weights(
+  make_config, trunk, tmp_path, capsys
+):
+  config = make_config(linear_probe=True)
+  first = train.train(config, tmp_path)
+  assert 'Computing the features of 40 pictures' in capsys.readouterr().out
+  params, _ = weights.load(tmp_path / 'ema_weights.safetensors')
+  before, _ = weights.load(trunk)
+  for module in before:
+    for name, value in before[module].items():
+      assert (params[module][name].tobytes() == value.tobytes()) == (module != HEAD)
+  # The saved weights as a whole do what the head did on the features.
+  config.finetune.linear_probe = False
+  whole = evaluate.evaluate_file(config, tmp_path / 'ema_weights.safetensors')
+  assert whole['top1'] == first['top1_ema']
+  assert whole['loss'] == pytest.approx(first['loss_ema'], rel=1e-4)
+  # Again: from the stored features, to the same bits.
+  config.finetune.linear_probe = True
+  train.train(config, tmp_path)
+  assert 'Using the features in' in capsys.readouterr().out
+  again, _ = weights.load(tmp_path / 'ema_weights.safetensors')
+  np.testing.assert_array_equal(again[HEAD]['w'], params[HEAD]['w'])
+
+
+def test_features_are_computed_again_when_a_picture_changes(make_config, folder):
+  config = settings.resolve(make_config(linear_probe=True))
+  before = linear_probe._files(config)
+  picture = next((folder / 'train').rglob('*.png'))
+  data = picture.read_bytes()
+  picture.write_bytes(data + b'\0')
+  assert linear_probe._files(config) != before
+  picture.write_bytes(data)
+
+
+def test_the_variant_follows_from_the_weights(make_config, trunk):
+  config = settings.resolve(make_config())
+  assert config.model.variant == 'custom'
+  assert settings.model_spec(config) == SPEC.replace(drop_rate=0.25, stochdepth_rate=0.1)
+  assert config.data.image_size == 16
+  assert settings.resolve(config) == config
+  assert pretrained.find_spec('F1') == nfnets.zoo.get_spec('F1')
+
+
+@pytest.mark.parametrize(
+  ('change', 'sentence'),
+  [
+    ({'model.variant': 'F0'}, "holds another model than model.variant='F0'"),
+    ({'model.pretrained': 'F99'}, 'neither the name of published weights nor a file'),
+    ({'model.pretrained': '', 'model.variant': 'F0', 'finetune.linear_probe': True}, 'is for pre'),
+    ({'finetune.frozen': ('NFNet/~/lin',)}, 'covers the classifier NFNet/~/linear/w'),
+    ({'optimizer.name': 'adam'}, "must be 'sgd' .* or 'adamw', got 'adam'"),
+    ({'optimizer.sam_rho': -1.0}, 'sam_rho must be 0'),
+    ({'optimizer.sam_ascent_share': 0.0}, 'above 0 and at most 1'),
+    ({'profile': '5'}, "profile must be 'a:b'"),
+    ({'profile': '7:5'}, "profile must be 'a:b'"),
+  ],
+)
+def test_fields_that_cannot_be_used(make_config, change, sentence):
+  config = make_config()
+  config.update_from_flattened_dict(change)
+  with pytest.raises(ValueError, match=sentence):
+    settings.resolve(config)
+
+
+def test_weights_of_another_number_of_classes_keep_their_head_only_if_it_fits(trunk):
+  params, _ = weights.load(trunk)
+  wider = {**params, HEAD: {'w': np.zeros((32, 7), np.float32), 'b': np.zeros(7, np.float32)}}
+  with pytest.raises(ConfigError, match='knows 5 classes and the run has 7: set finetune.new_head'):
+    pretrained.start_from(str(trunk), wider, {}, new_head=False)
+  loaded, _ = pretrained.start_from(str(trunk), params, {}, new_head=False)
+  np.testing.assert_array_equal(loaded[HEAD]['w'], params[HEAD]['w'])
+
+
+def test_confusion_and_worst_mistakes_by_hand():
+  probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4], [0.1, 0.9]], np.float32)
+  labels = np.array([0, 0, 1, 1, 0], np.int32)
+  readable = np.array([True, True, True, True, False])
+  found = Predictions(probabilities, np.zeros((5, 1)), labels, readable)
+  np.testing.assert_array_equal(mistakes.confusion_matrix(found), [[1, 1], [2, 0]])
+  worst = mistakes.worst(found, count=2)
+  assert [(m.index, m.label, m.predicted) for m in worst] == [(1, 0, 1), (2, 1, 0)]
+  assert worst[0].probability == pytest.approx(0.8)
+  assert worst[0].label_probability == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(('name', 'kind'), [('sgd', 'TraceState'), ('adamw', 'ScaleByAdamState')])
+def test_the_optimizer_is_the_one_that_the_config_names(make_config, trunk, name, kind):
+  config = make_config()
+  config.optimizer.name = name
+  config = settings.resolve(config)
+  optimizer, step_settings = settings.make_optimizer(config, settings.make_plan(config, 40))
+  state = optimizer.init(weights.load(trunk)[0])
+  assert kind in str(jax.tree.structure(state))
+  assert step_settings.clipping == 0.16  # follows from the batch of 20
+  assert (step_settings.sam_rho, step_settings.sam_ascent_share) == (0.05, 0.2)

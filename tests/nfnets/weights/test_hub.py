@@ -1,0 +1,203 @@
+"""Published weights by name, local files that rebuild their model, and new classifiers."""
+
+import logging
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import nfnets
+from nfnets import zoo
+from nfnets.weights import hub, save
+from nfnets.weights.hub import DEEPMIND, TIMM, load_pretrained
+
+GOLDEN = Path(__file__).parents[2] / 'golden'
+SPEC = nfnets.ModelSpec(width=(32, 64), depth=(1, 1), stride=(1, 2), group_width=8)
+
+
+def _params(spec, num_classes):
+  random = np.random.default_rng(1)
+  return {
+    module: {n: random.normal(size=leaf.shape).astype(np.float32) for n, leaf in entries.items()}
+    for module, entries in zoo.parameter_shapes(spec, num_classes).items()
+  }
+
+
+def _assert_same(got, want, but=None):
+  assert list(got) == list(want)
+  for module in want:
+    if module != but:
+      for name, array in want[module].items():
+        np.testing.assert_array_equal(got[module][name], array, strict=True)
+
+
+@pytest.fixture
+def released(monkeypatch):
+  """Small weights in the place of a downloaded F0."""
+  params = _params(SPEC, 1000)
+  monkeypatch.setattr(hub, 'fetch', lambda remote, cache_dir: remote)
+  monkeypatch.setattr(hub, 'load_deepmind', lambda remote, name: params)
+  return params
+
+
+def test_published_name(released):
+  params, spec, name = load_pretrained('F0')
+  _assert_same(params, released)
+  assert spec == zoo.get_spec('F0')
+  assert name == 'F0'
+  _assert_same(load_pretrained('F0', num_classes=1000).params, released)
+
+
+def test_new_head_and_nothing_else(released, caplog):
+  before = {m: dict(entries) for m, entries in released.items()}
+  params = load_pretrained('F0', num_classes=500, seed=3).params
+  head = params['NFNet/~/linear']
+  assert {n: (a.shape, a.dtype) for n, a in head.items()} == {
+    'w': ((128, 500), np.float32),
+    'b': ((500,), np.float32),
+  }
+  assert not head['b'].any()
+  assert head['w'].std() == pytest.approx(0.01, rel=0.02)
+  assert abs(head['w'].mean()) < 1e-3
+  _assert_same(params, released, but='NFNet/~/linear')
+  _assert_same(released, before)
+  (record,) = caplog.records
+  assert record.levelno == logging.WARNING
+  assert record.getMessage() == (
+    'F0: the classifier NFNet/~/linear is new, 500 classes instead of 1000; '
+    'all other weights are kept'
+  )
+  again = load_pretrained('F0', num_classes=500, seed=3).params['NFNet/~/linear']['w']
+  other = load_pretrained('F0', num_classes=500, seed=4).params['NFNet/~/linear']['w']
+  np.testing.assert_array_equal(head['w'], again)
+  assert (head['w'] != other).all()
+  with pytest.raises(ValueError, match='at least 1, got 0'):
+    load_pretrained('F0', num_classes=0)
+
+
+def test_local_file_rebuilds_its_model(tmp_path):
+  params = _params(SPEC, 7)
+  path = tmp_path / 'mine.safetensors'
+  save(path, params, spec=SPEC.to_dict())
+  loaded = load_pretrained(str(path))
+  _assert_same(loaded.params, params)
+  assert (loaded.spec, loaded.name) == (SPEC, 'mine')
+  _assert_same(load_pretrained(path, num_classes=3).params, params, but='NFNet/~/linear')
+
+
+def test_local_files_that_are_no_model(tmp_path):
+  params = _params(SPEC, 7)
+  path = tmp_path / 'mine.safetensors'
+  save(path, params)
+  with pytest.raises(ValueError, match='does not say which model'):
+    load_pretrained(path)
+  spec = SPEC.to_dict()
+  for wrong in ({'depth': [10**9, 1]}, {'width': 'wide'}, {'more': 1}, {'alpha': 'a'}, {'stem': 3}):
+    save(path, params, spec={**spec, **wrong})
+    with pytest.raises(ValueError, match='does not hold the model of its metadata'):
+      load_pretrained(path)
+  save(path, params, spec={**spec, 'se_ratio': 0})
+  with pytest.raises(ValueError, match=r'does not hold the model .*\n.*unexpected'):
+    load_pretrained(path)
+  save(path, {'m': {'w': np.ones(3)}, 'n': {'w': np.ones(3)}}, spec=spec)
+  with pytest.raises(ValueError, match='there is no classifier'):
+    load_pretrained(path)
+  path.write_bytes(path.read_bytes()[:-2])
+  with pytest.raises(ValueError, match='not a whole safetensors file'):
+    load_pretrained(path)
+  path.write_bytes(b'hello')
+  with pytest.raises(ValueError, match='does not begin as a pickle'):
+    load_pretrained(path)
+
+
+def test_unknown_names_are_met_with_the_known():
+  with pytest.raises(ValueError, match=r'did you mean .*eca_nfnet_l0'):
+    load_pretrained('eca_nfnet_10')
+  with pytest.raises(ValueError, match='choose one of F0, F1'):
+    load_pretrained('/absent/file')
+
+
+def test_table_of_the_release():
+  assert list(DEEPMIND) == [f'F{n}' for n in range(7)]
+  # A classifier and stem, then as much more for each step of the depth.
+  sizes = [remote.size for remote in DEEPMIND.values()]
+  steps = np.diff(sizes)
+  assert steps.max() - steps.min() < 100
+  for name, remote in DEEPMIND.items():
+    assert remote.url == f'https://storage.googleapis.com/dm-nfnets/{name}_haiku.npz'
+    assert len(remote.digest) == len('md5:') + 32
+  shapes = jax.tree.leaves(zoo.parameter_shapes('F0', 1000))
+  arrays = sum(4 * np.prod(leaf.shape, dtype=int) for leaf in shapes)
+  assert 0 < DEEPMIND['F0'].size - arrays < 30_000
+  for name, repository in TIMM.items():
+    assert repository.startswith(f'timm/{name}.')
+
+
+@pytest.fixture
+def converted(monkeypatch, tmp_path):
+  """Stands for the converter: gathers what it is asked for."""
+  asked = []
+  params = _params(SPEC, 1000)
+  monkeypatch.setattr(hub, 'from_timm', lambda *args: asked.append(args) or params)
+  monkeypatch.setenv('NFNETS_CACHE', str(tmp_path))
+  return asked
+
+
+def test_timm_weights_come_from_their_repository(converted, tmp_path, monkeypatch):
+  huggingface_hub = pytest.importorskip('huggingface_hub')
+  asked = []
+  monkeypatch.setattr(
+    huggingface_hub, 'hf_hub_download', lambda *args: asked.append(args) or str(tmp_path / 'hub')
+  )
+  assert load_pretrained('eca_nfnet_l0', num_classes=5).params['NFNet/~/linear']['b'].shape == (5,)
+  assert asked == [('timm/eca_nfnet_l0.ra2_in1k', 'model.safetensors')]
+  assert converted == [(tmp_path / 'hub', 'eca_nfnet_l0')]
+
+
+def test_timm_weights_without_a_connection(converted, tmp_path, monkeypatch):
+  huggingface_hub = pytest.importorskip('huggingface_hub')
+
+  def offline(*args):
+    raise huggingface_hub.errors.LocalEntryNotFoundError('no connection')
+
+  monkeypatch.setattr(huggingface_hub, 'hf_hub_download', offline)
+  by_hand = tmp_path / 'eca_nfnet_l2.ra3_in1k.safetensors'
+  with pytest.raises(ConnectionError, match='no connection') as caught:
+    load_pretrained('eca_nfnet_l2')
+  assert 'https://huggingface.co/timm/eca_nfnet_l2.ra3_in1k' in str(caught.value)
+  assert f'put it at {by_hand}.' in str(caught.value)
+  by_hand.write_bytes(b'weights')
+  assert load_pretrained('eca_nfnet_l2').name == 'eca_nfnet_l2'
+  assert converted == [(by_hand, 'eca_nfnet_l2')]
+
+
+def test_timm_weights_without_huggingface_hub(converted, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+  with pytest.raises(ImportError, match='pip install huggingface_hub'):
+    load_pretrained('test_nfnet')
+
+
+def test_timm_weights_put_in_the_cache_by_hand(tmp_path):
+  (tmp_path / 'test_nfnet.r160_in1k.safetensors').symlink_to(GOLDEN / 'timm_test_nfnet.safetensors')
+  params, spec, name = load_pretrained('test_nfnet', cache_dir=tmp_path)
+  assert (spec, name) == (zoo.get_spec('test_nfnet'), 'test_nfnet')
+  assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, _params(spec, 1000))
+
+
+def test_a_file_of_a_batch_normalised_network_loads_with_its_statistics(tmp_path):
+  stages = ((1, 3, 1, 8, 1), (6, 3, 2, 16, 1))
+  spec = zoo.get_spec('EfficientNet-B0').replace(stages=stages, head_channels=32)
+  rng = np.random.default_rng(0)
+  params = {
+    module: {name: rng.random(a.shape).astype(a.dtype) for name, a in entries.items()}
+    for module, entries in zoo.parameter_shapes(spec, 5).items()
+  }
+  save(tmp_path / 'b.safetensors', params, spec=spec.to_dict())
+  loaded = load_pretrained(tmp_path / 'b.safetensors')
+  assert loaded.spec == spec
+  assert any('mean_ema' in module for module in loaded.params)
+  for module, entries in params.items():
+    for name, value in entries.items():
+      np.testing.assert_array_equal(loaded.params[module][name], value)

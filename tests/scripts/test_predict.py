@@ -1,0 +1,136 @@
+"""scripts/predict.py: pictures in, labels out."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import nfnets
+
+
+@pytest.fixture
+def predict(load_script, weights_file, capsys):
+  """(*arguments) -> exit code, standard output, standard error."""
+  main = load_script('predict').main
+
+  def run(*arguments):
+    code = main(['--weights', str(weights_file), *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+  return run
+
+
+def refused(predict, capsys, *arguments):
+  with pytest.raises(SystemExit) as error:
+    predict(*arguments)
+  assert error.value.code == 2
+  return capsys.readouterr().err
+
+
+def test_a_folder_as_text(predict, pictures):
+  code, out, err = predict(pictures, '--top', 2)
+  assert (code, err) == (0, '')
+  lines = out.splitlines()
+  assert len(lines) == 6
+  assert lines[0] == str(pictures / 'inner/two.png')
+  assert lines[3] == str(pictures / 'one.jpg')
+  assert lines[1].endswith(')')
+  assert '%' in lines[1]
+
+
+def test_json_equals_the_classifier(predict, pictures, weights_file):
+  code, out, _ = predict(pictures / '*.jpg', pictures / 'inner' / 'two.png', '--json')
+  assert code == 0
+  results = [json.loads(line) for line in out.splitlines()]
+  paths = [pictures / 'one.jpg', pictures / 'inner/two.png']
+  assert [result['picture'] for result in results] == list(map(str, paths))
+  ranked = nfnets.Classifier.from_pretrained(weights_file)(paths)
+  for result, predictions in zip(results, ranked, strict=True):
+    assert result['predictions'] == [p._asdict() for p in predictions]
+
+
+def test_bad_pictures_are_named_and_the_others_done(predict, pictures):
+  (pictures / 'broken.jpg').write_bytes(b'\xff\xd8\xff no picture')
+  empty = pictures / 'empty'
+  empty.mkdir()
+  code, out, err = predict(pictures, 'missing.png', empty, '--json')
+  assert code == 1
+  results = {r['picture']: r for r in map(json.loads, out.splitlines())}
+  assert sum('predictions' in result for result in results.values()) == 2
+  assert 'header is corrupt' in results[str(pictures / 'broken.jpg')]['error']
+  assert 'no such file' in results['missing.png']['error']
+  assert 'no file in this folder ends in' in results[str(empty)]['error']
+  assert err.endswith('3 of 5 could not be used.\n')
+  assert f'{pictures / "broken.jpg"}: ' in err
+
+
+def test_a_picture_given_twice_is_done_once(predict, pictures):
+  code, out, _ = predict(pictures / 'one.jpg', pictures / '*.jpg', '--json')
+  assert code == 0
+  assert len(out.splitlines()) == 1
+
+
+def test_nothing_to_do(predict, tmp_path):
+  code, out, err = predict(tmp_path / 'missing.png', '--sheet', tmp_path / 'sheet.png')
+  assert (code, out) == (1, '')
+  assert err.endswith('1 of 1 could not be used.\n')
+  assert not (tmp_path / 'sheet.png').exists()
+
+
+def test_features_and_sheet(predict, pictures, tmp_path):
+  features, sheet = tmp_path / 'features.npz', tmp_path / 'sheet.png'
+  arguments = ('--features', features, '--maps', '--sheet', sheet, '--batch_size', 2)
+  code, _, err = predict(pictures, *arguments)
+  assert (code, err) == (0, '')
+  with np.load(features, allow_pickle=False) as arrays:
+    assert arrays['pool'].shape == (2, 32)
+    assert arrays['logits'].shape == (2, 3)
+    assert arrays['stage0'].shape == (2, 12, 12, 16)
+    assert [path.rpartition('/')[2] for path in arrays['paths']] == ['two.png', 'one.jpg']
+    assert list(arrays['class_names']) == ['red', 'green', 'blue']
+    pool = arrays['pool']
+  image = np.asarray(PIL.Image.open(sheet).convert('RGB'))
+  assert min(image.shape[:2]) > 200
+  assert len(np.unique(image.reshape(-1, 3), axis=0)) > 1000  # the pictures are on it
+  code, _, _ = predict(pictures, '--features', tmp_path / 'pool.npy')
+  assert code == 0
+  np.testing.assert_allclose(np.load(tmp_path / 'pool.npy'), pool, rtol=1e-4, atol=1e-5)
+
+
+def test_names_that_matplotlib_might_take_for_formulas(load_script, tmp_path):
+  script = load_script('predict')
+  prediction = script.classifiers.Prediction('$x', 0.5, 0)
+  image = np.zeros((8, 200, 3), np.uint8)
+  result = script.Result(tmp_path / 'a$b_$c.png', image, [prediction])
+  script.draw_sheet([result] * 7, tmp_path / 'sheet.pdf')
+  assert (tmp_path / 'sheet.pdf').read_bytes().startswith(b'%PDF')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'sentence'),
+  [
+    (['--features', 'x.txt'], 'must end in .npy or .npz'),
+    (['--maps'], '--maps needs --features FILE.npz'),
+    (['--sheet', 'missing/x.png'], 'there is no folder missing'),
+    (['--sheet', 'x.doc'], '--sheet must end in'),
+    (['--top', '0'], 'must be at least 1, got 0'),
+    (['--dtype', 'float16'], 'invalid choice'),
+  ],
+)
+def test_wrong_arguments(predict, pictures, capsys, arguments, sentence):
+  assert sentence in refused(predict, capsys, pictures, *arguments)
+
+
+@pytest.mark.parametrize(
+  ('weights', 'sentence'),
+  [('F9', "'F9' is neither the name of published weights nor a file"), (None, 'not begin as')],
+)
+def test_weights_that_are_none(run_script, pictures, weights, sentence):
+  weights = weights or pictures / 'one.jpg'
+  process = run_script('predict', pictures, '--weights', weights)
+  assert process.returncode == 1
+  assert process.stderr.startswith('Error: ')
+  assert process.stderr.count('\n') == 1
+  assert sentence in process.stderr
+  assert process.stdout == ''

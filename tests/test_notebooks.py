@@ -1,0 +1,62 @@
+"""The notebooks run from top to bottom, against weights made here."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nfnets
+from nfnets import weights, zoo
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+  """A network small enough to run at once, with ImageNet's number of classes."""
+  spec = nfnets.ModelSpec(width=(16, 32), depth=(1, 1), stride=(1, 2), group_width=8, test_size=64)
+  rng = np.random.default_rng(0)
+  params = {
+    module: {name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in leaves.items()}
+    for module, leaves in zoo.parameter_shapes(spec, 1000).items()
+  }
+  path = tmp_path / 'small.safetensors'
+  weights.save(path, params, spec=spec.to_dict())
+  return path
+
+
+def test_there_is_a_demo():
+  assert [path.name for path in NOTEBOOKS] == ['nfnet_demo.ipynb']
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
+def test_runs_from_top_to_bottom(path, weights_file, tmp_path):
+  notebook = json.loads(path.read_text(encoding='utf-8'))
+  assert notebook['nbformat'] == 4
+  code = [cell for cell in notebook['cells'] if cell['cell_type'] == 'code']
+  assert not any(cell['outputs'] or cell['execution_count'] for cell in code)  # kept clean
+  program = tmp_path / 'notebook.py'
+  program.write_text('\n\n'.join(''.join(cell['source']) for cell in code) + "\nprint('the end')\n")
+  environment = {
+    **os.environ,
+    'MPLBACKEND': 'agg',
+    'NFNETS_WEIGHTS': str(weights_file),
+    'PYTHONPATH': str(ROOT),
+  }
+  process = subprocess.run(
+    [sys.executable, '-W', 'ignore:FigureCanvasAgg', program],
+    cwd=tmp_path,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=300,
+  )
+  assert process.returncode == 0, process.stderr
+  assert '1000 classes, pictures of 64 px' in process.stdout
+  assert process.stdout.endswith('the end\n')
