@@ -6,6 +6,15 @@ python -m experiments.train --config=configs/small_images.py --config.data.sourc
 
 The published stem halves a picture twice, which leaves 32 pixels too coarse; this one keeps its
 resolution until the second stage. Clipping follows the batch size: 0.16 for the 64 of this recipe.
+
+Clipping by batch size on the digits, 8 epochs of a five-block network, best top-1 and its peak
+learning rate (python scripts/agc_stability.py, one seed; docs/figures/agc_stability.md):
+
+| batch | clipping | with it | without |
+|---|---|---|---|
+| 32 | 0.16 | 98.6% at 0.2 | 98.3% at 0.1 |
+| 128 | 0.08 | 95.6% at 0.2 | 78.3% at 0.1 |
+| 256 | 0.04 | 91.7% at 0.4 | 56.1% at 0.1 |
 """
 
 from configs import base

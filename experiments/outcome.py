@@ -53,9 +53,11 @@ def write(
   files = []
   if found is not None:
     files, summary['worst_mistakes'] = mistakes.write(workdir, found, config, names)
-  seconds = metrics.read_csv(workdir).get('train/seconds_per_step')
-  if seconds is not None and len(seconds.values):
-    summary['seconds_per_step'] = float(np.median(seconds.values))
+  recorded = metrics.read_csv(workdir)
+  for name in ('seconds_per_step', 'sam_seconds_per_step'):  # the second is part of the first
+    series = recorded.get(f'train/{name}')
+    if series is not None:
+      summary[name] = float(np.median(series.values))
   # The file alone labels pictures: `nfnets.Classifier.from_pretrained` reads these.
   text = {
     'class_names': json.dumps(names),

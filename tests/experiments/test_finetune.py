@@ -124,6 +124,7 @@ def test_the_report_shows_what_is_confused_and_the_worst_mistakes(tuned):
   certainty = [m['label_probability'] for m in found]
   assert certainty == sorted(certainty)
   assert report['seconds_per_step'] > 0
+  assert report['sam_seconds_per_step'] > 0
 
 
 def test_what_is_watched(tuned):

@@ -1,7 +1,6 @@
 """Several runs in one picture."""
 
 import numpy as np
-
 import pytest
 
 from experiments import metrics
