@@ -29,9 +29,6 @@ from experiments import (
 from experiments.batch import Batch
 from experiments.errors import NonFiniteError
 
-_CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'What to train.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go. Default: runs/<config name>.')
-
 
 def train(config, workdir: pathlib.Path) -> dict[str, float]:
   """Trains as the config says, resuming what `workdir` holds, and writes the report.
@@ -197,12 +194,12 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
   )
 
 
-def main() -> None:
+def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
   """Trains what the flags say."""
   distributed.initialize()
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
   try:
-    train(_CONFIG.value, pathlib.Path(_WORKDIR.value or f'runs/{name}'))
+    train(config.value, pathlib.Path(workdir.value or f'runs/{name}'))
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     if not distributed.means_lost_process(error):
       raise
@@ -210,4 +207,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'What to train.')
+  _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go. Default: runs/<config name>.')
+  cli.run(lambda: main(_CONFIG, _WORKDIR))

@@ -1,9 +1,11 @@
 """Signals, full disks and numbers that are not finite."""
 
 import json
-import os
+import pathlib
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import haiku as hk
@@ -47,18 +49,25 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_unbroken(start_training, train,
   assert not list(tmp_path.rglob('*tmp*'))
 
 
+SIGNALLED_TWICE = """
+import os, signal, sys, time
+from experiments import faults
+
+with faults.Preemption() as preemption:
+  os.kill(os.getpid(), signal.SIGTERM)
+  print('asked' if preemption.requested(1) else 'not asked', flush=True)
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(5)
+  print('still here')
+"""
+
+
 def test_a_second_signal_ends_the_process_at_once():
-  pid = os.fork()
-  if pid == 0:
-    with faults.Preemption() as preemption:
-      os.kill(os.getpid(), signal.SIGTERM)
-      if not preemption.requested(1):
-        os._exit(1)
-      os.kill(os.getpid(), signal.SIGTERM)
-      time.sleep(5)
-    os._exit(2)
-  _, status = os.waitpid(pid, 0)
-  assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+  command = [sys.executable, '-c', SIGNALLED_TWICE]
+  root = pathlib.Path(__file__).parents[2]
+  done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=120)
+  assert done.stdout == 'asked\n'
+  assert done.returncode == 128 + signal.SIGTERM
 
 
 DIVERGING = ['--config.optimizer.learning_rate=1e30', '--config.optimizer.clipping=0']
