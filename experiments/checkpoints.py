@@ -4,10 +4,15 @@ A work directory holds `config.json` (what the run computes) and `checkpoints/<s
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
+import shutil
+import sys
+import time
 import zlib
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -52,6 +57,9 @@ def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   temporary = path.with_suffix('.json.tmp')
   temporary.write_text(json.dumps(config, indent=2) + '\n')
   os.replace(temporary, path)
+
+
+_FILES_OF_A_CHECKPOINT = 2**20  # bytes of Orbax's own files and of partly filled blocks
 
 
 class Checkpointer:
@@ -124,9 +132,21 @@ class Checkpointer:
     )
     self._pending = step
     try:
+      self._check_room(copy)
       self._manager.save(step, args=items)
     except Exception as error:  # a full disk, a directory that cannot be written, ...
       self._give_up(step, error)
+
+  def _check_room(self, state: dict[str, Any]) -> None:
+    """Finds a full disk before Orbax does, whose many threads would each report it."""
+    if jax.process_count() > 1:
+      return  # all processes must come to the same answer
+    needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _FILES_OF_A_CHECKPOINT
+    free = shutil.disk_usage(self._directory).free
+    if free < needed:
+      raise OSError(
+        errno.ENOSPC, f'it needs about {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free'
+      )
 
   def _give_up(self, step: int | None, error: Exception) -> None:
     """Removes what was written of a state, and goes on or stops."""
@@ -159,7 +179,8 @@ class Checkpointer:
     failures = []
     for step in steps:
       try:
-        state = self._restore_step(step, like)
+        with _quiet_standard_error():
+          state = self._restore_step(step, like)
       except Exception as error:  # Orbax raises many kinds for damaged files
         failures.append((step, _reason(error)))
         logging.warning('Checkpoint %s/%d is damaged: %s', self._directory, *failures[-1])
@@ -198,6 +219,31 @@ class Checkpointer:
       logging.warning('Moved the damaged checkpoint of step %d to %s.', step, target)
     if failures:
       self._manager.reload()
+
+
+@contextlib.contextmanager
+def _quiet_standard_error() -> Iterator[None]:
+  """Drops what is written to standard error, unless the log is verbose (--debug).
+
+  When one of the many reads of a damaged checkpoint fails, TensorStore's threads print a traceback
+  for each of the others; they pass through no logger and no hook of Python.
+  """
+  if logging.get_verbosity() >= logging.INFO:
+    yield
+    return
+  sys.stderr.flush()
+  saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(null, 2)
+  try:
+    yield
+  except Exception:
+    time.sleep(0.5)  # until the last of those threads has printed
+    raise
+  finally:
+    sys.stderr.flush()
+    os.dup2(saved, 2)
+    os.close(saved)
+    os.close(null)
 
 
 def _reason(error: BaseException) -> str:

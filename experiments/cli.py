@@ -32,6 +32,8 @@ def run(main: Callable[[], None]) -> None:
       _fail(f'unexpected argument {argv[1]!r}: options are written --name=value.', 2)
     if not _DEBUG.value:
       logging.set_verbosity(logging.WARNING)
+      # Orbax logs what it raises as well, with tracebacks.
+      logging.get_absl_handler().addFilter(lambda record: 'orbax' not in record.pathname)
       for name in _CHATTY:
         python_logging.getLogger(name).setLevel(python_logging.ERROR)
     try:
