@@ -21,6 +21,12 @@ TRAIN = [
   'tqdm>=4.66,<5',
 ]
 
+DOCS = [
+  'mkdocs>=1.6,<2',
+  'mkdocs-material>=9.8,<10',
+  'mkdocstrings[python]>=1.0,<2',
+  'ruff>=0.15,<1',  # lays out the signatures
+]
 EXPORT = ['flatbuffers>=24.3,<26']  # StableHLO files
 HUB = ['huggingface_hub>=1.0,<3']  # timm's weights
 
@@ -37,6 +43,7 @@ setup(
   python_requires='>=3.11',
   install_requires=[
     'dm-haiku>=0.0.16,<0.1',
+    'filelock>=3.16,<5',  # limits the size of JAX's compilation cache
     'jax>=0.10,<0.12',
     'jaxlib>=0.10,<0.12',
     'numpy>=2.0,<3',
@@ -48,6 +55,7 @@ setup(
     'simplejpeg>=1.8,<2',
   ],
   extras_require={
+    'docs': DOCS,
     'export': EXPORT,
     'hub': HUB,
     'onnx': ['jax2onnx>=0.12,<0.18', 'onnxruntime>=1.20,<2'],

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, data, distributed, pretrained, settings, steps
+from experiments import cli, compilation_cache, data, distributed, pretrained, settings, steps
 from experiments.batch import Batch
 from nfnets import weights
 
@@ -110,7 +110,13 @@ def evaluate_file(config, path: str | pathlib.Path) -> dict[str, float]:
     return evaluate(steps.make_eval_step(network), {'': (params, network_state)}, batches)
 
 
+def main(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
+  """Prints the figures of the file that the flags name."""
+  compilation_cache.enable(config.value.compilation_cache)
+  print(json.dumps(evaluate_file(config.value, path.value), indent=2))
+
+
 if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'The test set.')
   _WEIGHTS = flags.DEFINE_string('weights', None, 'A .safetensors file.', required=True)
-  cli.run(lambda: print(json.dumps(evaluate_file(_CONFIG.value, _WEIGHTS.value), indent=2)))
+  cli.run(lambda: main(_CONFIG, _WEIGHTS))

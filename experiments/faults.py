@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments.batch import Batch
-from nfnets import weights
+from nfnets import stem, weights
 
 
 class Preemption:
@@ -84,7 +84,8 @@ def first_nonfinite(
         found[context.module.module_name] = (jnp.all(jnp.isfinite(wide)), jnp.max(jnp.abs(wide)))
       return out
 
-    with hk.intercept_methods(record):
+    # A packed stem does not call its convolutions.
+    with hk.intercept_methods(record), stem.packing('off'):
       network.apply(params, network_state, None, images, is_training=False)
     seen.extend(found)
     return found

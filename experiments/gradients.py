@@ -1,5 +1,6 @@
 """The loss, and one device's gradient of its share of a batch: slices, half precision, SAM."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import optax
 from jax import lax
 
 from experiments.batch import Batch
-from nfnets import optim
+from nfnets import backbone, optim, stem
 
 # (params, network_state, key, batch [B, ...]) -> (gradients, (metrics, network_state))
 Gradient = Callable[[Any, Any, jax.Array, Batch], tuple[Any, tuple[dict[str, jax.Array], Any]]]
@@ -33,6 +34,8 @@ class StepSettings:
   sam_ascent_share: float = 1.0  # of each device's examples
   frozen: tuple[str, ...] = ()  # prefixes of parameters, as in `nfnets.optim.by_layer`
   stage_depths: tuple[int, ...] | None = None  # blocks of each stage, for the clipped share
+  remat: tuple[int, ...] = ()  # stages that the gradient computes again instead of keeping them
+  packed_stem: str = 'auto'  # as `nfnets.stem.packing`; 'auto' leaves it to the caller's context
 
 
 def cross_entropy(
@@ -139,6 +142,7 @@ def cast(tree: Any, dtype: jnp.dtype) -> Any:
 def _make_loss(network: hk.TransformedWithState, settings: StepSettings):
   """(params, network_state, key, batch [B, ...]) -> (loss, (metrics, network_state))."""
   compute_dtype = jnp.dtype(settings.compute_dtype)
+  chosen = settings.packed_stem
 
   def loss_fn(params, network_state, key, batch: Batch):
     if settings.frozen:
@@ -146,7 +150,9 @@ def _make_loss(network: hk.TransformedWithState, settings: StepSettings):
       mask = optim.frozen_mask(params, settings.frozen)
       params = jax.tree.map(lambda p, f: lax.stop_gradient(p) if f else p, params, mask)
     params, images = cast((params, batch.images), compute_dtype)
-    out, network_state = network.apply(params, network_state, key, images, is_training=True)
+    packing = contextlib.nullcontext() if chosen == 'auto' else stem.packing(chosen)
+    with backbone.rematerialize(settings.remat), packing:
+      out, network_state = network.apply(params, network_state, key, images, is_training=True)
     logits = out['logits'].astype(jnp.float32)
     losses = cross_entropy(
       logits, batch.labels, batch.mix_labels, batch.mix_ratio, settings.label_smoothing

@@ -20,6 +20,9 @@ CURVES_NAME = 'curves.png'
 
 # Okabe and Ito's palette, told apart with every common colour vision; line styles differ as well.
 _BLUE, _ORANGE, _GREEN = '#0072B2', '#D55E00', '#009E73'
+# From dark to light, as viridis, with the depth of the stage.
+_STAGES = ('#440154', '#3B528B', '#21918C', '#5EC962', '#A8C526', '#C9A800')
+_STYLES = ('-', '--', '-.', ':', '-', '--')
 
 
 class Line(NamedTuple):
@@ -60,6 +63,20 @@ PANELS = (
     factor=100.0,
     from_zero=True,
   ),
+  Panel(
+    'clipped units by stage (%)',
+    (
+      Line('train/clipped_share/stem', 'stem', '#000000', ':'),
+      *(
+        Line(f'train/clipped_share/stage_{i}', f'stage {i}', colour, style)
+        for i, (colour, style) in enumerate(zip(_STAGES, _STYLES, strict=True), start=1)
+      ),
+      Line('train/clipped_share/head', 'head', _ORANGE, '-.'),
+    ),
+    factor=100.0,
+    from_zero=True,
+  ),
+  Panel('gradient norm', (Line('train/gradient_norm', 'before clipping'),), from_zero=True),
 )
 
 
@@ -101,19 +118,19 @@ def write_report(
 def draw_curves(
   series: Mapping[str, metrics.Series], *, steps_per_epoch: float | None = None, title: str = ''
 ) -> Figure:
-  """Draws the panels of `PANELS` on a figure of 11 by 7 inches, without any display.
+  """Draws the panels of `PANELS` on a figure of 15 by 7 inches, without any display.
 
   Args:
     series: metric name -> its points; a missing one leaves its panel with a note.
     steps_per_epoch: draws over epochs; None draws over steps.
     title: a line above all.
   """
-  figure = Figure(figsize=(11, 7), dpi=120, layout='constrained')
+  figure = Figure(figsize=(15, 7), dpi=120, layout='constrained')
   FigureCanvasAgg(figure)
   figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
   per_unit = steps_per_epoch or 1.0
   last = max((int(s.steps[-1]) for s in series.values() if len(s.steps)), default=0) / per_unit
-  for panel, axes in zip(PANELS, figure.subplots(2, 2).flat, strict=True):
+  for panel, axes in zip(PANELS, figure.subplots(2, 3).flat, strict=True):
     _draw_panel(axes, panel, series, per_unit)
     axes.set_xlabel('epoch' if steps_per_epoch else 'step (parameter updates)')
     axes.set_xlim(-0.01 * last, 1.02 * last or 1.0)

@@ -12,11 +12,13 @@ import optax
 from experiments import pretrained, profiling
 from experiments.errors import ConfigError
 from experiments.steps import StepSettings
-from nfnets import create_model, optim, zoo
+from nfnets import ModelSpec, create_model, optim, stem, zoo
 
 # Fields that change how a run is carried out but not what it computes; a resumed run may differ.
 NEUTRAL_FIELDS = frozenset(
   {
+    'compilation_cache',
+    'keep_freed_memory',
     'log_every_steps',
     'evaluate_every_epochs',
     'checkpoint_every_steps',
@@ -29,6 +31,8 @@ NEUTRAL_FIELDS = frozenset(
     'data.max_corrupt_fraction',
     'data.num_threads',
     'data.num_workers',
+    'model.packed_stem',
+    'model.remat',
   }
 )
 
@@ -114,6 +118,16 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     per_device % config.accumulation_steps == 0,
     f'accumulation_steps is {config.accumulation_steps}, which does not divide the {per_device} '
     'images of each device.',
+  )
+  stages = range(len(spec.depth)) if isinstance(spec, ModelSpec) else ()
+  _require(
+    all(stage in stages for stage in config.model.remat),
+    f'model.remat may name stages of {tuple(stages)} here (only normalizer-free networks have any),'
+    f' got {tuple(config.model.remat)}.',
+  )
+  _require(
+    config.model.packed_stem in stem.PACKINGS,
+    f'model.packed_stem must be one of {stem.PACKINGS}, got {config.model.packed_stem!r}.',
   )
   profiling.parse(config.profile)
   _check_optimizer(config.optimizer)
@@ -251,6 +265,8 @@ def make_optimizer(
     sam_ascent_share=fields.sam_ascent_share,
     frozen=frozen,
     stage_depths=getattr(model_spec(config), 'depth', None),
+    remat=tuple(config.model.remat),
+    packed_stem=config.model.packed_stem,
   )
   return optimizer, settings
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from experiments.gradients import StepSettings
 from nfnets import optim
@@ -25,7 +25,7 @@ def clipped_shares(grads: Any, params: Any, settings: StepSettings) -> dict[str,
   shares = {}
   for tree in labels:
     places = [x if keep else '' for x, keep in zip(jax.tree.leaves(tree), counted, strict=True)]
-    clipped, units = (optim.sum_by_group(part, places) for part in counts)
+    clipped, units = (_sums(jnp.array(jax.tree.leaves(part)), places) for part in counts)
     shares |= {
       f'clipped_share/{place}': (clipped[place] / units[place]).astype(jnp.float32)
       for place in clipped
@@ -34,12 +34,28 @@ def clipped_shares(grads: Any, params: Any, settings: StepSettings) -> dict[str,
   return shares
 
 
+def global_norm(tree: Any) -> jax.Array:
+  """The norm of all arrays together, a float32 scalar."""
+  return jnp.sqrt(jnp.sum(_squares(tree)))
+
+
 def weight_norms(params: Any) -> dict[str, jax.Array]:
   """'weight_norm/<parameter group>': the norm of all its parameters together, float32 scalars."""
-  squares = optim.sum_by_group(
-    jax.tree.map(lambda x: jnp.square(optax.global_norm(x)), params), optim.assign(params)
-  )
-  return {f'weight_norm/{group}': jnp.sqrt(value) for group, value in squares.items()}
+  sums = _sums(_squares(params), jax.tree.leaves(optim.assign(params)))
+  return {f'weight_norm/{group}': jnp.sqrt(value) for group, value in sums.items()}
+
+
+def _squares(tree: Any) -> jax.Array:
+  """The squared norm of each array [number of arrays], by way of the sums of the clipping."""
+  return jnp.stack([jnp.sum(optim.agc.squares(x)) for x in jax.tree.leaves(tree)])
+
+
+def _sums(values: jax.Array, places: list[str]) -> dict[str, jax.Array]:
+  """Sums the numbers [n] of each place: few operations for hundreds of numbers."""
+  names = list(dict.fromkeys(places))
+  members = np.array([[place == name for place in places] for name in names])
+  sums = jnp.sum(jnp.where(members, values, 0), axis=1)
+  return {name: sums[i] for i, name in enumerate(names)}
 
 
 def stages(params: Any, depths: tuple[int, ...]) -> Any:

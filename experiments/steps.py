@@ -5,7 +5,7 @@ arrays of a batch carry a leading device axis.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -82,8 +82,11 @@ def make_train_step(
   network: hk.TransformedWithState,
   optimizer: optax.GradientTransformation,
   settings: StepSettings,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """Returns the step of all devices: (state, batch [D, B, ...]) -> (state, metrics).
+
+  Devices: None is all of this machine's; those of a described topology can be compiled for.
 
   The state is donated. Metrics are float32 scalars averaged over the whole batch: those of
   `gradients.make_gradient`, 'learning_rate', 'gradient_norm', 'nonfinite' (1 if the step was left
@@ -117,17 +120,20 @@ def make_train_step(
     )
 
     metrics['learning_rate'] = settings.schedule(state.step)
-    metrics['gradient_norm'] = optax.global_norm(grads)
+    metrics['gradient_norm'] = statistics.global_norm(grads)
     if settings.clipping is not None:
       metrics |= statistics.clipped_shares(grads, state.params, settings)
-    metrics |= statistics.weight_norms(params)
+    # Before the update, where the clipping reads the weights anyway: another pass would cost time.
+    metrics |= statistics.weight_norms(state.params)
     # A step that broke leaves everything but the counters as it was: it can be inspected, or
     # skipped. The selection costs nothing: it joins the loops that compute the update.
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
     metrics['nonfinite'] = 1.0 - finite.astype(jnp.float32)
     return _select(finite, new_state, state), metrics
 
-  return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0)
+  return jax.pmap(
+    step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices
+  )
 
 
 def make_eval_step(

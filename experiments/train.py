@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from experiments import (
   checkpoints,
   cli,
+  compilation_cache,
   data,
   distributed,
   evaluate,
@@ -28,6 +29,7 @@ from experiments import (
 )
 from experiments.batch import Batch
 from experiments.errors import NonFiniteError
+from nfnets import host_memory
 
 
 def train(config, workdir: pathlib.Path) -> dict[str, float]:
@@ -196,7 +198,10 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
 
 def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
   """Trains what the flags say."""
+  if config.value.keep_freed_memory and not host_memory.accelerator_is_installed():
+    host_memory.keep_freed_memory()
   distributed.initialize()
+  compilation_cache.enable(config.value.compilation_cache)
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
   try:
     train(config.value, pathlib.Path(workdir.value or f'runs/{name}'))

@@ -3,6 +3,7 @@
 from nfnets import optim
 from nfnets.classifier import Classifier
 from nfnets.convert import weight_standardized
+from nfnets.host_memory import keep_freed_memory
 from nfnets.layers import WSConv1D, WSConv2D, WSConv2DTranspose, WSConv3D
 from nfnets.nf_regnet import NFRegNet
 from nfnets.nf_resnet import NFResNet
@@ -28,6 +29,7 @@ __all__ = [
   'WSConv3D',
   'adaptive_grad_clip',
   'create_model',
+  'keep_freed_memory',
   'list_models',
   'load_pretrained',
   'optim',

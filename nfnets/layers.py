@@ -4,6 +4,7 @@
 [NFNet]: Brock, De, Smith, Simonyan, arXiv 2102.06171.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -38,16 +39,54 @@ def standardize(
   Returns:
     Weights of w's shape and dtype. The statistics are taken in float32 at least.
   """
-  axes = tuple(range(w.ndim - 1))
   fan_in = fan_in or math.prod(w.shape[:-1])
-  w_wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
-  mean = jnp.mean(w_wide, axis=axes, keepdims=True)
-  variance = jnp.var(w_wide, axis=axes, keepdims=True)
+  # One axis to sum over: XLA's CPU backend is 10 times slower at sums over (1, 1, I).
+  flat = w.reshape(-1, w.shape[-1])
+  return _standardize(flat, gain, fan_in, epsilon, epsilon_added_to_variance).reshape(w.shape)
+
+
+# The derivative is written out, forward so that both modes and higher orders follow from it: its
+# transpose reads the weights and the cotangent once for both sums, where automatic differentiation
+# of mean and variance goes over them three times.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _standardize(
+  w: jax.Array, gain: jax.Array, fan_in: int, epsilon: float, epsilon_added_to_variance: bool
+) -> jax.Array:
+  """Standardises w [N, O]."""
+  centred, scale, _ = _centre(w, fan_in, epsilon, epsilon_added_to_variance)
+  return (centred * (scale * gain.astype(scale.dtype))).astype(w.dtype)
+
+
+@_standardize.defjvp
+def _standardize_jvp(fan_in, epsilon, epsilon_added_to_variance, primals, tangents):
+  w, gain = primals
+  centred, scale, is_live = _centre(w, fan_in, epsilon, epsilon_added_to_variance)
+  gain, w_dot, gain_dot = (x.astype(scale.dtype) for x in (gain, *tangents))
+  # scale = (fan_in * variance)^(-1/2), so d scale = -fan_in * scale^3 * mean(centred * d w).
+  slope = jnp.where(is_live, -fan_in * scale**3, 0.0)
+  factor = scale * gain
+  moved = w_dot - jnp.mean(w_dot, axis=0)
+  along = jnp.mean(centred * w_dot, axis=0)
+  out_dot = factor * moved + centred * (gain * slope * along + scale * gain_dot)
+  return (centred * factor).astype(w.dtype), out_dot.astype(w.dtype)
+
+
+def _centre(
+  w: jax.Array, fan_in: int, epsilon: float, epsilon_added_to_variance: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns w [N, O] - mean, each channel's scale without gain [O], and where that varies [O].
+
+  Everything is in float32 at least.
+  """
+  wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
+  # Two passes: E[w^2] - E[w]^2 would lose the digits of a mean far above the standard deviation.
+  centred = wide - jnp.mean(wide, axis=0)
+  variance = jnp.mean(jnp.square(centred), axis=0)
   if epsilon_added_to_variance:
     scale = lax.rsqrt(fan_in * (variance + epsilon))
-  else:
-    scale = lax.rsqrt(jnp.maximum(variance * fan_in, epsilon))
-  return ((w_wide - mean) * (scale * gain.astype(w_wide.dtype))).astype(w.dtype)
+    return centred, scale, jnp.ones_like(scale, bool)
+  scale = lax.rsqrt(jnp.maximum(variance * fan_in, epsilon))
+  return centred, scale, variance * fan_in > epsilon
 
 
 class _WSConvND(hk.Module):
@@ -134,11 +173,16 @@ class _WSConvND(hk.Module):
         f'{self.name} expects inputs of rank {self.num_spatial_dims + 2} '
         f'[N, {self.num_spatial_dims} spatial, channels], got shape {x.shape}.'
       )
-    w = self.standardized_weight(x.shape[-1], x.dtype)
+    w, bias = self.weights(x.shape[-1], x.dtype)
     out = self.convolve(x, w)
-    if self.with_bias:
-      out = out + hk.get_parameter('bias', (self.output_channels,), x.dtype, init=self.b_init)
-    return out
+    return out if bias is None else out + bias
+
+  def weights(self, in_channels: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+    """Returns what a call with `in_channels` channels uses: `standardized_weight` and bias [O]."""
+    w = self.standardized_weight(in_channels, dtype)
+    if not self.with_bias:
+      return w, None
+    return w, hk.get_parameter('bias', (self.output_channels,), dtype, init=self.b_init)
 
   def convolve(self, x: jax.Array, w: jax.Array) -> jax.Array:
     """Applies the standardised weights."""
@@ -169,11 +213,15 @@ class Conv2D(hk.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Convolves x [N, H, W, I] to [N, h, w, O]."""
-    shape = (self.kernel_shape,) * 2 + (x.shape[-1] // self.groups, self.output_channels)
-    w_init = hk.initializers.RandomNormal(math.prod(shape[:-1]) ** -0.5)
-    w = hk.get_parameter('w', shape, x.dtype, init=w_init)
-    b = hk.get_parameter('b', (self.output_channels,), x.dtype, init=jnp.zeros)
+    w, b = self.weights(x.shape[-1], x.dtype)
     return conv_lib.conv(x, w, stride=self.stride, padding=self.padding, groups=self.groups) + b
+
+  def weights(self, in_channels: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Returns the weights and the bias of a call with `in_channels` channels."""
+    shape = (self.kernel_shape,) * 2 + (in_channels // self.groups, self.output_channels)
+    w_init = hk.initializers.RandomNormal(math.prod(shape[:-1]) ** -0.5)
+    w = hk.get_parameter('w', shape, dtype, init=w_init)
+    return w, hk.get_parameter('b', (self.output_channels,), dtype, init=jnp.zeros)
 
 
 class WSConv1D(_WSConvND):

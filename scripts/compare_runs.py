@@ -24,6 +24,7 @@ METRICS = ('train/loss', 'test/top1_ema', 'train/gradient_norm', 'train/seconds_
 # Okabe and Ito's palette; after eight runs the line styles change.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
 _STYLES = ('-', '--', ':', '-.')
+_SHARES = ('top1', 'top5', 'clipped_share', 'data_wait_share')  # drawn as percentages
 _LOGARITHMIC = ('train/loss', 'train/gradient_norm')
 
 Runs = Mapping[str, Mapping[str, metrics.Series]]
@@ -64,6 +65,9 @@ def draw(runs: Runs, names: Sequence[str] = METRICS, *, smoothing: int = 1) -> F
     _draw_panel(axes, name, runs, smoothing)
   for axes in list(grid.flat)[len(names) :]:
     axes.set_axis_off()
+  last = max((line.get_xdata()[-1] for axes in grid.flat for line in axes.get_lines()), default=1)
+  for axes in grid.flat:
+    axes.set_xlim(-0.01 * last, 1.02 * last)
   handles = {}
   for axes in grid.flat:
     for line in axes.get_lines():
@@ -87,7 +91,7 @@ def table(runs: Runs, names: Sequence[str] = METRICS) -> str:
 
 
 def _draw_panel(axes: Axes, name: str, runs: Runs, smoothing: int) -> None:
-  percent = name.split('/')[-1].startswith(('top1', 'top5', 'clipped_share', 'data_wait_share'))
+  percent = any(part.startswith(_SHARES) for part in name.split('/'))
   for place, (label, series) in enumerate(runs.items()):
     found = series.get(name)
     if found is None or not np.isfinite(found.values).any():

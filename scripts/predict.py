@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 import nfnets
+from experiments import compilation_cache
 from nfnets import classifier as classifiers
 from nfnets import inference
 
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
   for name, reason in failures.items():
     _report_failure(name, reason, args.json)
   try:
+    compilation_cache.enable()
     classifier = nfnets.Classifier.from_pretrained(
       args.weights,
       size=args.size,

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 
 import nfnets
+from experiments import compilation_cache
 from nfnets import classifier as classifiers
 
 _CODECS = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mp4': 'mp4v'}
@@ -125,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out is None:
       _check_windows()
     capture = open_source(args.source)
+    compilation_cache.enable()
     classifier = nfnets.Classifier.from_pretrained(args.weights, size=args.size, dtype=args.dtype)
     classifier(np.zeros((8, 8, 3), np.uint8))  # compiles before the first frame comes
     fps = capture.get(cv2.CAP_PROP_FPS)

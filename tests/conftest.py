@@ -3,12 +3,18 @@
 import gzip
 import importlib.util
 import json
+import os
 import pathlib
+import tempfile
 
 import haiku as hk
 import jax
 import numpy as np
 import pytest
+
+# Downloads and compiled programs of the tests, and of programs that they start, stay among them.
+_CACHE = tempfile.TemporaryDirectory(prefix='nfnets-tests-')
+os.environ['NFNETS_CACHE'] = _CACHE.name
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 

@@ -10,8 +10,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Each layer may import the layers before it. Modules of one layer do not know each other; a package
 # counts as one.
 ORDER = [
-  {'nfnets.activations', 'nfnets.conv', 'nfnets.images', 'nfnets.labels'},
-  {'nfnets.layers', 'nfnets.spec'},
+  {'nfnets.activations', 'nfnets.host_memory', 'nfnets.conv', 'nfnets.images', 'nfnets.labels'},
+  {'nfnets.layers', 'nfnets.spec', 'nfnets.stem', 'nfnets.initialization'},
   {'nfnets.backbone', 'nfnets.convert'},
   {
     'nfnets.nfnet',
@@ -19,15 +19,15 @@ ORDER = [
     'nfnets.nf_regnet',
     'nfnets.baselines',
   },
-  {'nfnets.nfnet_light'},
+  {'nfnets.nfnet_light', 'nfnets.mean_field'},
   {'nfnets.zoo'},
-  {'nfnets.optim', 'nfnets.weights', 'nfnets.signal_propagation'},
+  {'nfnets.optim', 'nfnets.weights', 'nfnets.signal_propagation', 'nfnets.flops'},
   {'nfnets.deploy'},
   {'nfnets.inference'},
   {'nfnets.classifier'},
   {'nfnets'},
   {'configs'},
-  {'experiments.errors', 'experiments.batch', 'experiments.cli'},
+  {'experiments.errors', 'experiments.batch', 'experiments.cli', 'experiments.compilation_cache'},
   {'experiments.distributed', 'experiments.faults'},
   {'experiments.augment'},
   {'experiments.folders', 'experiments.prepare'},
@@ -41,7 +41,7 @@ ORDER = [
   {'experiments.steps'},
   {'experiments.pretrained', 'experiments.profiling'},
   {'experiments.settings'},
-  {'experiments.checkpoints', 'experiments.metrics'},
+  {'experiments.checkpoints', 'experiments.metrics', 'experiments.pods'},
   {'experiments.evaluate', 'experiments.report', 'experiments.predictions'},
   {'experiments.mistakes'},
   {'experiments.outcome'},

@@ -15,6 +15,25 @@ from nfnets import weights, zoo
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 
+# What each says on the way.
+SAYS = {
+  'finetune.ipynb': [
+    'shapes: circle, square, triangle',
+    '3 classes. 96 training and 24 test images',
+    'Done: test top-1',
+    'triangle/039.jpg:',
+  ],
+  'nfnet_demo.ipynb': ['1000 classes, pictures of 64 px'],
+  'normalizer_free.ipynb': [
+    'batch normalisation\n  Nothing is wrong.',
+    '1: no normalisation\n  Exploding variance',
+    '2: small branches\n  Mean shift',
+    '3: standardised weights\n  Fading branches',
+    '4: scaled activations\n  Nothing is wrong.',
+    'test top-1 9',
+  ],
+}
+
 
 @pytest.fixture
 def weights_file(tmp_path):
@@ -30,8 +49,8 @@ def weights_file(tmp_path):
   return path
 
 
-def test_there_is_a_demo():
-  assert [path.name for path in NOTEBOOKS] == ['nfnet_demo.ipynb']
+def test_the_notebooks_are_these():
+  assert [path.name for path in NOTEBOOKS] == list(SAYS)
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
@@ -40,6 +59,9 @@ def test_runs_from_top_to_bottom(path, weights_file, tmp_path):
   assert notebook['nbformat'] == 4
   code = [cell for cell in notebook['cells'] if cell['cell_type'] == 'code']
   assert not any(cell['outputs'] or cell['execution_count'] for cell in code)  # kept clean
+  badge = f'github/nfnets/nfnets/blob/main/notebooks/{path.name})'
+  assert badge in ''.join(notebook['cells'][0]['source'])
+  assert 'pip' in ''.join(code[0]['source'])
   program = tmp_path / 'notebook.py'
   program.write_text('\n\n'.join(''.join(cell['source']) for cell in code) + "\nprint('the end')\n")
   environment = {
@@ -58,5 +80,6 @@ def test_runs_from_top_to_bottom(path, weights_file, tmp_path):
     timeout=300,
   )
   assert process.returncode == 0, process.stderr
-  assert '1000 classes, pictures of 64 px' in process.stdout
+  for text in SAYS[path.name]:
+    assert text in process.stdout
   assert process.stdout.endswith('the end\n')

@@ -1,12 +1,15 @@
 """Adaptive gradient clipping, [NFNet] (arXiv 2102.06171) section 4.1, equation 3."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+# [NFNet] equation 3 needs a divisor that is not zero; the published code's.
+_SMALLEST_GRAD_NORM = 1e-6
 
 
 class UnitCounts(NamedTuple):
@@ -106,7 +109,6 @@ def adaptive_grad_clip(
       or an array has more than five axes.
   """
   check_clipping(clipping, eps)
-  inner = optax.adaptive_grad_clip(clipping, eps)
 
   def update(grads, state, params=None):
     if params is None:
@@ -114,12 +116,54 @@ def adaptive_grad_clip(
         'adaptive_grad_clip compares gradients with parameters and got none; call '
         'update(grads, state, params).'
       )
-    for leaf in jax.tree.leaves(grads):
-      unit_axes(jnp.shape(leaf))
-    return inner.update(grads, state, params)
+    leaves, treedef = jax.tree.flatten(grads)
+    clipped = [None] * len(leaves)
+    for places, norms, limits in _norms_and_limits(leaves, params, clipping, eps):
+      factors = limits / jnp.maximum(norms, _SMALLEST_GRAD_NORM)
+      for i, place in enumerate(places):
+        norm, limit, factor = (_of_member(x, i, places) for x in (norms, limits, factors))
+        leaf = leaves[place]
+        clipped[place] = jnp.where(norm < limit, leaf, leaf * factor.astype(leaf.dtype))
+    return jax.tree.unflatten(treedef, clipped), state
 
-  whole = optax.GradientTransformation(inner.init, update)
+  whole = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
   return AdaptiveGradClip(*(whole if mask is None else optax.masked(whole, mask)))
+
+
+def _norms_and_limits(
+  grads: list[jax.Array], params: Any, clipping: float, eps: float
+) -> Iterator[tuple[list[int], jax.Array, jax.Array]]:
+  """Yields (places of arrays, norms of their gradients' units, clipping * max(||w||, eps)).
+
+  Arrays of one shape that are one unit each (gains, biases, scalars) come together, as vectors
+  [number of arrays]: hundreds of single numbers would each be an operation of their own. The others
+  come alone, the summed axes kept.
+  """
+  params = jax.tree.leaves(params)
+  together: dict[tuple[int, ...], list[int]] = {}
+  for place, grad in enumerate(grads):
+    shape = jnp.shape(grad)
+    alone = len(unit_axes(shape)) < len(shape)
+    together.setdefault((place,) if alone else ('one', *shape), []).append(place)
+
+  def norms(arrays: list[jax.Array]) -> jax.Array:
+    if len(arrays) == 1:
+      return jnp.sqrt(squares(arrays[0]))
+    stacked = jnp.stack([jnp.ravel(x) for x in arrays])
+    return jnp.sqrt(jnp.sum(jnp.square(stacked), axis=1))
+
+  for places in together.values():
+    limits = clipping * jnp.maximum(norms([params[i] for i in places]), eps)
+    yield places, norms([grads[i] for i in places]), limits
+
+
+def squares(x: jax.Array) -> jax.Array:
+  """The squared norm of each unit of an array, the summed axes kept."""
+  return jnp.sum(jnp.square(x), axis=unit_axes(jnp.shape(x)), keepdims=True)
+
+
+def _of_member(values: jax.Array, index: int, places: list[int]) -> jax.Array:
+  return values[index] if len(places) > 1 else values
 
 
 def chain(*transformations: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -168,16 +212,17 @@ def clipped_share(grads: Any, params: Any, clipping: float, eps: float = 1e-3) -
     ValueError: if clipping or eps is not positive and finite, or an array has over five axes.
   """
   check_clipping(clipping, eps)
-
-  def count_clipped(grad: jax.Array, param: jax.Array) -> jax.Array:
-    axes = unit_axes(jnp.shape(grad))
-    grad_norm, norm = (jnp.sqrt(jnp.sum(jnp.square(x), axis=axes)) for x in (grad, param))
-    return jnp.sum(grad_norm > clipping * jnp.maximum(norm, eps), dtype=jnp.int32)
+  leaves, treedef = jax.tree.flatten(grads)
+  clipped = [None] * len(leaves)
+  for places, norms, limits in _norms_and_limits(leaves, params, clipping, eps):
+    over = norms > limits
+    for i, place in enumerate(places):
+      clipped[place] = jnp.sum(_of_member(over, i, places), dtype=jnp.int32)
 
   def count_units(grad: jax.Array) -> int:
     shape = jnp.shape(grad)
     return math.prod(shape) // max(math.prod(shape[axis] for axis in unit_axes(shape)), 1)
 
   return UnitCounts(
-    clipped=jax.tree.map(count_clipped, grads, params), units=jax.tree.map(count_units, grads)
+    clipped=jax.tree.unflatten(treedef, clipped), units=jax.tree.map(count_units, grads)
   )

@@ -6,8 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import nfnets
+from configs import nfnet_imagenet
 from experiments import gradients
+from experiments import settings as run_settings
 from experiments.batch import Batch
+from experiments.errors import ConfigError
 from nfnets import optim
 
 
@@ -107,3 +111,42 @@ def test_frozen_parameters_have_no_gradient_and_sam_leaves_them_where_they_are(p
   grads, _ = gradients.make_gradient(NETWORK, settings)(params, {}, KEY, batch)
   assert not np.any(grads['linear']['b'])
   assert optim.frozen_mask(params, settings.frozen)['linear'] == {'b': True, 'w': False}
+
+
+def test_rematerialized_stages_change_no_gradient():
+  spec = nfnets.ModelSpec(
+    width=(16, 16), depth=(2, 1), stride=(1, 2), group_width=8, drop_rate=0.5, stochdepth_rate=0.5
+  )
+  network = hk.transform_with_state(
+    lambda images, is_training: nfnets.NFNet(3, spec)(images, is_training)
+  )
+  rng = np.random.default_rng(0)
+  images = rng.standard_normal((4, 16, 16, 3)).astype(np.float32)
+  labels = np.array([0, 1, 2, 0], np.int32)
+  batch = Batch(images, labels, labels, np.ones(4, np.float32), np.ones(4, np.float32))
+  params, state = network.init(jax.random.key(0), images, is_training=True)
+  params = jax.tree.map(lambda x: x + 0.1, params)  # skip gains too
+
+  def run(**fields):
+    settings = gradients.StepSettings(schedule=lambda step: 0.1, **fields)
+    gradient = gradients.make_gradient(network, settings)
+    text = str(jax.make_jaxpr(gradient)(params, state, jax.random.key(1), batch))
+    return jax.jit(gradient)(params, state, jax.random.key(1), batch)[0], text
+
+  plain, plain_text = run()
+  remat, remat_text = run(remat=(0,))
+  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat), strict=True):
+    np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+  assert 'prevent_cse' not in plain_text  # a parameter of JAX's checkpoint
+  assert remat_text.count('prevent_cse') >= 2  # two blocks
+
+
+def test_fields_of_the_step_that_no_network_has_are_refused():
+  for field, value, sentence in (
+    ('remat', (4,), r'may name stages of \(0, 1, 2, 3\) here .* got \(4,\)'),
+    ('packed_stem', 'yes', r"packed_stem must be one of \('auto', 'on', 'off'\), got 'yes'"),
+  ):
+    config = nfnet_imagenet.get_config('F0')
+    config.model[field] = value
+    with pytest.raises(ConfigError, match=sentence):
+      run_settings.resolve(config)

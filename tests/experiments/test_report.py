@@ -44,7 +44,7 @@ def test_report_and_picture(tmp_path):
   }
   data = curves.read_bytes()
   assert data[:8] == b'\x89PNG\r\n\x1a\n'
-  assert struct.unpack('>II', data[16:24]) == (1320, 840)
+  assert struct.unpack('>II', data[16:24]) == (1800, 840)
   write_report(tmp_path, {})
   assert json.loads(report.read_text()) == {}
   assert not list(tmp_path.glob('.*'))

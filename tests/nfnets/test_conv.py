@@ -28,10 +28,18 @@ def reference(x, w, stride, rate, groups):
   return y
 
 
-@pytest.mark.parametrize('strategy', ['plain', 'split'])
+@pytest.mark.parametrize('strategy', ['plain', 'cpu'])
 @pytest.mark.parametrize(
   ('size', 'kernel', 'stride', 'rate', 'groups'),
-  [(8, 3, 1, 1, 1), (9, 3, 2, 1, 3), (7, 1, 1, 1, 2), (10, 3, 1, 2, 6), (11, 7, 2, 1, 1)],
+  [
+    (8, 3, 1, 1, 1),
+    (9, 3, 2, 1, 3),
+    (7, 1, 1, 1, 2),
+    (10, 3, 1, 2, 6),
+    (11, 7, 2, 1, 1),
+    (8, 1, 1, 1, 1),
+    (9, 1, 2, 1, 1),
+  ],
 )
 def test_equals_a_loop_over_taps(strategy, size, kernel, stride, rate, groups):
   rng = np.random.default_rng(0)
@@ -55,8 +63,8 @@ def test_gradients_do_not_depend_on_the_strategy(stride):
     with conv.strategy(strategy):
       return jax.grad(loss, (0, 1))(x, w)
 
-  for split, plain in zip(gradients('split'), gradients('plain'), strict=True):
-    np.testing.assert_allclose(split, plain, rtol=1e-4, atol=1e-4)
+  for cpu, plain in zip(gradients('cpu'), gradients('plain'), strict=True):
+    np.testing.assert_allclose(cpu, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +84,9 @@ def test_depthwise_equals_a_loop_over_taps_and_has_its_gradients(kernel, stride,
       gradients, y = jax.grad(loss, (0, 1), has_aux=True)(jnp.float32(x), jnp.float32(w))
     return (y, *gradients)
 
-  split, plain = outcome('split'), outcome('plain')
-  np.testing.assert_allclose(split[0], reference(x, w, stride, rate, 6), rtol=1e-4, atol=1e-4)
-  for a, b in zip(split, plain, strict=True):
+  cpu, plain = outcome('cpu'), outcome('plain')
+  np.testing.assert_allclose(cpu[0], reference(x, w, stride, rate, 6), rtol=1e-4, atol=1e-4)
+  for a, b in zip(cpu, plain, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -87,13 +95,13 @@ def test_depthwise_pads_as_the_plain_convolution(padding):
   x = jax.random.normal(jax.random.key(0), (1, 7, 8, 4))
   w = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
   outputs = []
-  for strategy in ('split', 'plain'):
+  for strategy in ('cpu', 'plain'):
     with conv.strategy(strategy):
       outputs.append(conv.conv(x, w, stride=2, padding=padding, groups=4))
   np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_split_leaves_no_grouped_convolution_and_plain_leaves_one():
+def test_cpu_leaves_no_grouped_convolution_and_plain_leaves_one():
   x, w = jnp.ones((1, 8, 8, 12)), jnp.ones((3, 3, 4, 12))
 
   def lowered(strategy):
@@ -101,8 +109,65 @@ def test_split_leaves_no_grouped_convolution_and_plain_leaves_one():
       return jax.jit(lambda x, w: conv.conv(x, w, groups=3)).lower(x, w).as_text()
 
   assert 'feature_group_count = 3' in lowered('plain')
-  assert 'feature_group_count = 3' not in lowered('split')
-  assert lowered('split').count('stablehlo.convolution') == 3
+  assert 'feature_group_count = 3' not in lowered('cpu')
+
+
+@pytest.mark.parametrize(
+  ('groups', 'width', 'convolutions'), [(9, 8, 3), (5, 12, 3), (2, 32, 2), (3, 64, 3)]
+)
+def test_narrow_groups_are_convolved_together(groups, width, convolutions):
+  rng = np.random.default_rng(3)
+  x = jnp.float32(rng.standard_normal((2, 5, 5, groups * width)))
+  w = jnp.float32(rng.standard_normal((3, 3, width, groups * 2 * width)))
+
+  def outcome(strategy):
+    def loss(x, w):
+      y = conv.conv(x, w, stride=2, groups=groups)
+      return jnp.sum(jnp.sin(0.1 * y)), y
+
+    with conv.strategy(strategy):
+      text = jax.jit(loss).lower(x, w).as_text()
+      gradients, y = jax.grad(loss, (0, 1), has_aux=True)(x, w)
+    return text, (y, *gradients)
+
+  text, cpu = outcome('cpu')
+  assert text.count('stablehlo.convolution') == convolutions
+  for a, b in zip(cpu, outcome('plain')[1], strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'stride', 'groups'),
+  [(1, 1, 1), (1, 2, 1), (3, 1, 4), (3, 2, 1)],
+)
+def test_gradients_against_differences_in_float64(kernel, stride, groups):
+  rng = np.random.default_rng(4)
+  x = rng.standard_normal((2, 6, 7, 8))
+  w = rng.standard_normal((kernel, kernel, 8 // groups, 12))
+  dx, dw = rng.standard_normal(x.shape), rng.standard_normal(w.shape)
+
+  def loss(x, w):
+    y = np.sin(reference(x, w, stride, 1, groups))
+    return y.sum()
+
+  step = 1e-5  # central differences of the loop over taps: an error of about 1e-9
+  expected = (loss(x + step * dx, w + step * dw) - loss(x - step * dx, w - step * dw)) / (2 * step)
+  with jax.enable_x64(True), conv.strategy('cpu'):
+
+    def ours(x, w):
+      return jnp.sum(jnp.sin(conv.conv(x, w, stride=stride, groups=groups)))
+
+    gradients = jax.grad(ours, (0, 1))(jnp.asarray(x), jnp.asarray(w))
+    slope = jnp.sum(gradients[0] * dx) + jnp.sum(gradients[1] * dw)
+  np.testing.assert_allclose(slope, expected, rtol=1e-6)
+
+
+def test_a_padded_1x1_convolution():
+  x, w = jnp.ones((1, 4, 4, 3)), jnp.ones((1, 1, 3, 2))
+  with conv.strategy('cpu'):
+    y = conv.conv(x, w, padding=((1, 1), (0, 2)))
+  assert y.shape == (1, 6, 6, 2)
+  assert float(jnp.sum(y)) == 16 * 3 * 2
 
 
 def test_unknown_strategy():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnets import activations, backbone, nfnet, signal_propagation
+from nfnets import backbone, mean_field, nfnet, signal_propagation
 
 # Constructor arguments and images of the golden cases (tests/golden).
 CASES = {
@@ -88,29 +88,6 @@ def test_outputs_and_block_statistics_equal_the_published_ones(case, golden):
     np.testing.assert_allclose(got, expected[f'{name}/res_avg_var_{i}'], rtol=1e-4)
 
 
-def predicted_variances(spec):
-  """Mean-field variance of each block's output, skip gains at one, for spatially white inputs.
-
-  A standardised convolution keeps the variance; an activation maps q to V(q), by Gauss-Hermite
-  quadrature; pooling s x s independent pixels divides by s^2.
-  """
-  z, weight = np.polynomial.hermite_e.hermegauss(100)
-  weight = weight / weight.sum()
-  activation = activations.get(spec.activation)
-
-  def v(q):
-    y = activation.gamma * np.asarray(activation.function(jnp.asarray(np.sqrt(q) * z)), np.float64)
-    return weight @ y**2 - (weight @ y) ** 2
-
-  q, variances = 1.0, []
-  for plan in backbone.plan_blocks(spec):
-    normalised = v(q) * plan.beta**2
-    branch = v(v(v(normalised)))
-    q = (normalised / plan.stride**2 if plan.is_transition else q) + spec.alpha**2 * branch
-    variances.append(q)
-  return variances
-
-
 def test_variance_at_initialisation_is_what_the_theory_predicts():
   """F0 on white noise: over two orders of magnitude (pooling shrinks it) within 15 %.
 
@@ -128,7 +105,7 @@ def test_variance_at_initialisation_is_what_the_theory_predicts():
   statistics, _ = signal_propagation.measure(network, params, images)
   blocks = [p for p in statistics if p.split('/')[-1].startswith('nf_block') and '.' not in p]
   measured = [float(statistics[p]['average_variance']) for p in blocks]
-  predicted = predicted_variances(nfnet.VARIANTS['F0'])
+  predicted = [m.variance for m in mean_field.predict(nfnet.VARIANTS['F0'])]
   assert predicted[0] / predicted[-1] > 80
   np.testing.assert_allclose(measured, predicted, rtol=0.15)
 

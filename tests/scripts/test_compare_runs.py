@@ -29,8 +29,17 @@ def test_one_line_for_each_run_and_metric(tmp_path, compare_runs):
   assert accuracy.get_ylabel() == 'test/top1_ema (%)'
   assert not norm.get_lines()
   assert norm.texts[0].get_text() == 'not recorded'
+  assert len({axes.get_xlim() for axes in figure.axes}) == 1  # the same steps above each other
   smooth = compare_runs.draw(compare_runs.read_runs([b]), ['test/top1_ema'], smoothing=2)
   np.testing.assert_array_equal(smooth.axes[0].get_lines()[0].get_ydata(), [50, 62.5, 87.5])
+
+
+@pytest.mark.parametrize('name', ['train/clipped_share/stage_1', 'train/top1'])
+def test_shares_are_percentages(compare_runs, name):
+  runs = {'a': {name: metrics.Series(np.array([1, 2]), np.array([0.25, 0.5]))}}
+  (axes,) = compare_runs.draw(runs, [name]).axes
+  assert axes.get_ylabel() == f'{name} (%)'
+  np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), [25, 50])
 
 
 def test_the_command_writes_the_picture_and_a_table(tmp_path, capsys, compare_runs):

@@ -1,0 +1,151 @@
+"""Compiling a config's train step for TPUs that are not there."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from experiments import settings, steps
+from experiments.batch import Batch
+from experiments.errors import ConfigError
+from experiments.pods import costs
+from experiments.pods.chips import Topology
+from nfnets import conv, stem
+
+Say = Callable[[str], None]
+
+# The compiler asks no server what machine this is, and may be loaded by several processes.
+_ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+
+
+class TooLargeError(Exception):
+  """A program needs more memory than its devices have."""
+
+  def __init__(self, needed: int):
+    """Keeps the bytes that it needs."""
+    super().__init__(f'the program needs {needed} bytes')
+    self.needed = needed
+
+
+def describe(topology: Topology) -> list[jax.Device]:
+  """Returns devices to compile for.
+
+  Raises:
+    ConfigError: the compiler is not installed, or knows no such topology.
+  """
+  from jax.experimental import topologies
+
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  try:
+    import libtpu  # noqa: F401
+  except ImportError:
+    raise ConfigError(
+      "the TPU compiler is not installed: pip install 'nfnets[tpu]' (or libtpu alone)"
+    ) from None
+  try:
+    described = topologies.get_topology_desc(topology_name=topology.name, platform='tpu')
+  except (RuntimeError, NotImplementedError, ValueError) as error:
+    raise ConfigError(
+      f'the compiler knows no topology {topology.name!r} ({_first_line(error)}); a small one is '
+      f'{topology.smallest.name}'
+    ) from None
+  return list(described.devices)
+
+
+def lower(
+  config: ml_collections.ConfigDict, devices: list[jax.Device], batch: int, *, examples: int
+) -> tuple[jax.stages.Lowered, int]:
+  """Traces and lowers the train step that `experiments.train` would run.
+
+  Args:
+    config: resolved by `settings.resolve`, with `model.num_classes`.
+    devices: to compile for.
+    batch: images of each device in an update.
+    examples: of the training set; only the schedule's constants follow from them.
+
+  Returns:
+    The lowered step, and the bytes of the gradients that the devices sum.
+  """
+  plan = settings.make_plan(config, examples)
+  network = settings.make_network(config, config.model.num_classes)
+  optimizer, step_settings = settings.make_optimizer(config, plan)
+  size = config.data.image_size
+  # Of the backend's choices those for an accelerator: this process has none to go by.
+  with conv.strategy('plain'), stem.packing('on'):
+    step = steps.make_train_step(network, optimizer, step_settings, devices=devices)
+    state = jax.eval_shape(lambda: steps.init_state(network, optimizer, config.seed, size))
+    lowered = step.lower(state, _batch_shapes(len(devices), batch, size))
+  summed = sum(4 * np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
+  return lowered, int(summed)
+
+
+def _batch_shapes(num_devices: int, batch: int, size: int) -> Batch:
+  lead = (num_devices, batch)
+
+  def shape(dtype: Any, *rest: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*lead, *rest), dtype)
+
+  return Batch(
+    images=shape(jnp.float32, size, size, 3),
+    labels=shape(jnp.int32),
+    mix_labels=shape(jnp.int32),
+    mix_ratio=shape(jnp.float32),
+    mask=shape(jnp.float32),
+  )
+
+
+def compile_costs(
+  config: ml_collections.ConfigDict, topology: Topology, batch: int, *, examples: int, say: Say
+) -> costs.Costs:
+  """Compiles the train step and returns what it costs.
+
+  Raises:
+    TooLargeError: it does not fit into a device's memory.
+    ConfigError: see `describe`.
+  """
+  devices = describe(topology)
+  began = time.monotonic()
+  what = f'{config.model.variant}, {batch} images per device, {topology.name}'
+  with _ticking(f'{what}: tracing', say):
+    lowered, summed = lower(config, devices, batch, examples=examples)
+  try:
+    with _ticking(f'{what}: compiling', say):
+      compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    needed = costs.needed_memory(str(error))
+    if needed is None:
+      raise
+    raise TooLargeError(needed) from None
+  return costs.read(compiled, summed, time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def _ticking(what: str, say: Say, every: float = 15.0) -> Iterator[None]:
+  """Says what is going on, now, every so many seconds, and how long it took."""
+  began, done = time.monotonic(), threading.Event()
+
+  def tick() -> None:
+    while not done.wait(every):
+      say(f'{what}, {time.monotonic() - began:.0f} s ...')
+
+  thread = threading.Thread(target=tick, daemon=True)
+  say(f'{what} ...')
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+  say(f'{what}: {time.monotonic() - began:.1f} s')
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,1 @@
+"""The parts of scripts/benchmark.py. Its workers run in processes of their own."""

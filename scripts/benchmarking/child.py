@@ -1,0 +1,86 @@
+"""The parent's side of a worker: a process that does what it is asked, one thing at a time."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any, Self
+
+SCRIPTS = pathlib.Path(__file__).parents[1]
+
+
+class ChildError(Exception):
+  """What a worker could not do, as one sentence; the message says why."""
+
+
+class Child:
+  """A worker in a process of its own."""
+
+  def __init__(self, module: str, python: str = sys.executable, **environment: str):
+    """Starts an interpreter with a worker.
+
+    Args:
+      module: that calls `serving.serve`: 'benchmarking.jax_worker', 'benchmarking.timm_worker', ...
+      python: the interpreter.
+      **environment: variables to set beside those of this process.
+
+    Raises:
+      ChildError: there is no such interpreter.
+    """
+    places = [str(SCRIPTS), *filter(None, [os.environ.get('PYTHONPATH')])]
+    self._log = tempfile.TemporaryFile()  # noqa: SIM115 - until close()
+    try:
+      self._process = subprocess.Popen(
+        [python, '-m', module],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(places), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=self._log,
+        text=True,
+      )
+    except OSError as error:
+      raise ChildError(f'{python} cannot be started: {error.strerror}') from error
+
+  def __enter__(self) -> Self:
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    """Ends the process."""
+    self.close()
+
+  def ask(self, what: str, **arguments: Any) -> Any:
+    """Has the worker's method called with these arguments and returns its result.
+
+    Raises:
+      ChildError: it raised an error, or the process ended.
+    """
+    try:
+      print(json.dumps({'ask': what, **arguments}), file=self._process.stdin, flush=True)
+      line = self._process.stdout.readline()
+    except BrokenPipeError:
+      line = ''
+    if not line:
+      raise ChildError(self._why_it_ended())
+    answer = json.loads(line)
+    if 'error' in answer:
+      raise ChildError(answer['error'])
+    return answer
+
+  def close(self) -> None:
+    """Ends the process, whatever it is doing."""
+    if not self._log.closed:
+      self._process.kill()
+      self._process.communicate()
+      self._log.close()
+
+  def _why_it_ended(self) -> str:
+    code = self._process.wait()
+    if code == -9:
+      return 'its process was killed, as the system does when memory runs out'
+    self._log.seek(0)
+    lines = self._log.read().decode(errors='replace').split('\n')
+    last = next((line.strip() for line in reversed(lines) if line.strip()), 'no word of why')
+    return f'its process ended with code {code}: {last}'

@@ -1,0 +1,129 @@
+"""Times this library."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from benchmarking import jax_tasks, serving
+from experiments import settings, steps
+from nfnets import baselines, conv, stem, weights, zoo
+
+
+class JaxWorker(serving.Worker):
+  """Times the contestants 'ours', 'unfolded' and 'published' on one device."""
+
+  def __init__(self):
+    """Starts JAX."""
+    super().__init__()
+    self._context = contextlib.ExitStack()
+    self._device = jax.local_devices()[0]
+
+  def about(self) -> dict[str, Any]:
+    """Returns the versions and what JAX runs on."""
+    return {
+      'versions': {'python': sys.version.split()[0], 'jax': jax.__version__},
+      'device': self._device.device_kind,
+      'platform': self._device.platform,
+    }
+
+  def product(self, size: int, dtype: str) -> Callable[[], Any]:
+    """See the base class."""
+    matrix = jax.random.normal(jax.random.key(size), (size, size), dtype)
+    multiply = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(multiply(matrix, matrix))
+
+  def build(
+    self,
+    *,
+    contestant: str,
+    model: Mapping[str, Any],
+    files: Mapping[str, str],
+    task: str,
+    batch: int,
+    size: int,
+    dtype: str,
+  ) -> Callable[[], Any]:
+    """Returns a function that does the task once, its arrays being on the device."""
+    if contestant == 'published':  # until the end, as the first call traces
+      self._context.enter_context(conv.strategy('plain'))
+      self._context.enter_context(stem.packing('off'))
+    config = jax_tasks.make_config(model, batch, size, dtype)
+    if task == 'predict':
+      file = files['folded_weights' if contestant == 'ours' else 'weights']
+      return self._predict(file, batch, size, dtype)
+    network = settings.make_network(config, jax_tasks.NUM_CLASSES)
+    params, state, _ = _load(files['weights'])
+    if task == 'gradient':
+      return self._gradient(network, config, params, state)
+    return self._step(network, config, params, state)
+
+  def device_memory(self) -> int | None:
+    """Since the process started: JAX cannot forget it."""
+    return (self._device.memory_stats() or {}).get('peak_bytes_in_use')
+
+  def _predict(self, file: str, batch: int, size: int, dtype: str) -> Callable[[], Any]:
+    params, state, spec = _load(file, dtype)
+    network = hk.transform_with_state(
+      lambda images, is_training: zoo.create_model(spec, jax_tasks.NUM_CLASSES)(images, is_training)
+    )
+    images = jnp.asarray(jax_tasks.make_images(batch, size))
+    run = jax.jit(jax_tasks.make_logits(network, dtype))
+    return lambda: jax.block_until_ready(run(params, state, images))
+
+  def _gradient(
+    self,
+    network: hk.TransformedWithState,
+    config: ml_collections.ConfigDict,
+    params: Any,
+    state: Any,
+  ) -> Callable[[], Any]:
+    run = jax.jit(jax_tasks.make_gradient(network, config))
+    key = jax.random.key(0)
+    examples = jax.device_put(_examples(config))
+    return lambda: jax.block_until_ready(run(params, state, key, examples))
+
+  def _step(
+    self,
+    network: hk.TransformedWithState,
+    config: ml_collections.ConfigDict,
+    params: Any,
+    state: Any,
+  ) -> Callable[[], Any]:
+    step, carried = jax_tasks.make_step(network, config)
+    carried = steps.with_weights(carried, params, state)
+    # As `steps.replicate` places it, but on one device.
+    mesh = jax.sharding.Mesh([self._device], (steps.AXIS,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    carried = jax.device_put(carried, everywhere)
+    examples = jax.tree.map(lambda x: x[None], _examples(config))
+    by_device = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(steps.AXIS))
+    examples = jax.device_put(examples, by_device)
+
+    def run() -> None:
+      nonlocal carried
+      carried, _ = jax.block_until_ready(step(carried, examples))
+
+    return run
+
+
+def _load(file: str, dtype: str = 'float32') -> tuple[Any, Any, zoo.AnySpec]:
+  """Parameters in a dtype and state, on the device, and what they belong to."""
+  tree, metadata = weights.load(file)
+  params, state = baselines.split_state(tree)
+  params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+  return params, jax.device_put(state), zoo.spec_from_dict(metadata['spec'])
+
+
+def _examples(config: ml_collections.ConfigDict) -> jax_tasks.Batch:
+  per_device = config.global_batch_size // jax.device_count()
+  return jax_tasks.make_batch(per_device, config.data.image_size)
+
+
+if __name__ == '__main__':
+  serving.serve(JaxWorker)

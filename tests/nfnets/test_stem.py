@@ -1,0 +1,128 @@
+"""Stems on packed pixels against the plain convolutions, in float64."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import nfnets
+from nfnets import spec as spec_lib
+from nfnets import stem
+
+STEMS = {
+  'nfnet': spec_lib.default_stem(32),
+  'nf_resnet': ((7, 2, 8),),
+  'nf_regnet': ((3, 2, 6),),
+  'light': ((3, 2, 4), (3, 1, 6), (3, 1, 5), (3, 2, 8)),
+  'even kernel, late stride': ((4, 1, 4), (2, 2, 3), (5, 1, 4)),
+  'stride 4': ((3, 4, 5), (3, 1, 4)),
+}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def plain(x, weights, convs, padding):
+  """The chain with XLA's convolutions and a tanh between them."""
+  for i, ((kernel, stride, _), (w, b)) in enumerate(zip(convs, weights, strict=True)):
+    pads = 'SAME' if padding == 'SAME' else [(kernel // 2, kernel // 2)] * 2
+    x = lax.conv_general_dilated(
+      jnp.tanh(x) if i else x, w, (stride,) * 2, pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    x = x + b
+  return x
+
+
+def packed_chain(x, weights, plan):
+  x = stem.pack(x, plan[0].in_block)
+  for i, (packed, (w, b)) in enumerate(zip(plan, weights, strict=True)):
+    x = stem.convolve(jnp.tanh(x) if i else x, w, b, packed)
+  return x
+
+
+@pytest.mark.parametrize('padding', ['SAME', 'symmetric'])
+@pytest.mark.parametrize('convs', STEMS.values(), ids=STEMS)
+def test_values_and_gradients_equal_the_plain_chain(convs, padding):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((2, 16, 24, 3)))
+  weights, channels = [], 3
+  for kernel, _, features in convs:
+    w = rng.standard_normal((kernel, kernel, channels, features)) / kernel
+    weights.append((jnp.asarray(w), jnp.asarray(rng.standard_normal(features))))
+    channels = features
+  plan = stem.plan(convs, (16, 24), padding)
+  if padding == 'symmetric' and any(kernel % 2 == 0 for kernel, _, _ in convs):
+    assert plan is None  # the sizes no longer halve
+    return
+
+  expected, pull = jax.vjp(lambda x, ws: plain(x, ws, convs, padding), x, weights)
+  got, pull_packed = jax.vjp(lambda x, ws: packed_chain(x, ws, plan), x, weights)
+  np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+  cotangent = jnp.asarray(rng.standard_normal(expected.shape))
+  for a, b in zip(
+    jax.tree.leaves(pull_packed(cotangent)), jax.tree.leaves(pull(cotangent)), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_packing_keeps_the_order_of_rows_columns_and_channels():
+  x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+  packed = np.asarray(stem.pack(jnp.asarray(x), 2))
+  assert packed.shape == (2, 2, 3, 12)
+  np.testing.assert_array_equal(
+    packed[1, 1, 2], np.concatenate([x[1, 2, 4], x[1, 2, 5], x[1, 3, 4], x[1, 3, 5]])
+  )
+
+
+def test_a_packed_kernel_by_hand():
+  # 3x3 of stride 1 on 2x2 blocks: the first pixel of a place looks one pixel up and to the left.
+  (packed, _) = stem.plan(((3, 1, 1), (2, 2, 1)), (4, 4))
+  w = jnp.arange(1.0, 10.0).reshape(3, 3, 1, 1)
+  got = np.asarray(stem.pack_weight(w, packed))
+  assert got.shape == (3, 3, 4, 4)
+  assert got[0, 0, :, 0].tolist() == [0, 0, 0, 1]  # of the place above left: its last pixel
+  assert got[1, 1, :, 0].tolist() == [5, 6, 8, 9]
+  assert got[1, 1, :, 3].tolist() == [1, 2, 4, 5]
+  assert np.count_nonzero(got) == 4 * 9
+
+
+@pytest.mark.parametrize('shape', [(16, 18), (17, 16), (15, 15)])
+def test_sizes_that_do_not_divide_are_not_packed(shape):
+  assert stem.plan(spec_lib.default_stem(32), shape) is None
+  assert stem.plan(((3, 1, 8), (3, 1, 8)), (16, 16)) is None  # nothing to pack
+
+
+TINY = {'width': (16, 16), 'depth': (1, 1), 'stride': (1, 2), 'group_width': 8}
+
+
+def network_of(spec):
+  return hk.without_apply_rng(
+    hk.transform(lambda x: nfnets.create_model(spec, 5)(x, is_training=False)['logits'])
+  )
+
+
+@pytest.mark.parametrize('size', [16, 18])
+def test_a_network_is_the_same_packed_and_plain(size):
+  network = network_of(nfnets.ModelSpec(**TINY))
+  images = jnp.asarray(np.random.default_rng(1).standard_normal((2, size, size, 3)))
+  with stem.packing('on'):
+    params = network.init(jax.random.key(0), images)
+    packed = network.apply(params, images)
+    text = jax.jit(network.apply).lower(params, images).as_text()
+  with stem.packing('off'):
+    plain_params = network.init(jax.random.key(0), images)
+    plain_out = network.apply(params, images)
+  jax.tree.map(np.testing.assert_array_equal, params, plain_params)
+  np.testing.assert_allclose(packed, plain_out, rtol=1e-12, atol=1e-12)
+  assert ('x4x4x48xf64>' in text) == (size == 16)  # 18 is no multiple of 4: the plain stem
+
+
+def test_unknown_packing_is_refused():
+  sentence = "Unknown stem packing 'always': choose one of"
+  with pytest.raises(ValueError, match=sentence), stem.packing('always'):
+    pass
