@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from importlib import metadata
@@ -14,6 +13,7 @@ from experiments.errors import ConfigError
 from experiments.pods import program
 from experiments.pods.chips import Topology, all_reduce_seconds
 from experiments.pods.costs import Costs
+from nfnets.weights import download
 
 # [NFNet] (arXiv 2102.06171) table 3: milliseconds of a training step on TPUv3, 32 images per core.
 PUBLISHED_MS = {
@@ -179,14 +179,14 @@ class Planner:
         (but for the all-reduces), so the smallest slice is compiled for.
       examples: of the training set.
       say: for progress.
-      cache: folder of the kept costs; None: `default_cache()`.
+      cache: folder of the kept costs; None: `pods`, beside this library's downloads.
       compile_costs: the compiler.
     """
     self.config = config
     self.topology = topology
     self.examples = examples
     self.say = say
-    self.cache = cache or default_cache()
+    self.cache = cache or download.cache_directory() / 'pods'
     self._compile = compile_costs
 
   def estimate(self, batch: int) -> Estimate:
@@ -222,12 +222,6 @@ class Planner:
       'sources': _sources_hash(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def default_cache() -> pathlib.Path:
-  """The folder `nfnets/pods` in the user's cache directory."""
-  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  return pathlib.Path(base) / 'nfnets' / 'pods'
 
 
 def _version(package: str) -> str:
