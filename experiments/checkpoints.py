@@ -13,17 +13,18 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from experiments import settings
+from experiments import files, settings
 from experiments.errors import CheckpointError
 from experiments.steps import TrainState
+
+_FILES_OF_A_CHECKPOINT = 2**20  # bytes of Orbax's own files and of partly filled blocks
 
 
 def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
@@ -54,12 +55,7 @@ def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
       'use another --workdir.'
     )
   workdir.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix('.json.tmp')
-  temporary.write_text(json.dumps(config, indent=2) + '\n')
-  os.replace(temporary, path)
-
-
-_FILES_OF_A_CHECKPOINT = 2**20  # bytes of Orbax's own files and of partly filled blocks
+  files.replace(path, lambda p: p.write_text(json.dumps(config, indent=2) + '\n'))
 
 
 class Checkpointer:
@@ -86,16 +82,11 @@ class Checkpointer:
     self._manager = ocp.CheckpointManager(self._directory, options=options)
     self._pending: int | None = None
 
-  def __enter__(self) -> 'Checkpointer':
+  def __enter__(self) -> Self:
     """Returns itself."""
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *_: object) -> None:
     """Waits for pending writes."""
     try:
       self.wait()

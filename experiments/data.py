@@ -9,7 +9,7 @@ effects (`if __name__ == '__main__':`), because Grain starts its workers as fres
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import grain
 import numpy as np
@@ -84,10 +84,10 @@ class Batches(Iterator[Batch]):
     """Ends the worker processes and threads; the iterator gives no more batches."""
     self._elements.close()
 
-  def __enter__(self) -> 'Batches':
+  def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *_: object) -> None:
     self.close()
 
 

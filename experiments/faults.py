@@ -3,7 +3,7 @@
 import os
 import pathlib
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 import haiku as hk
@@ -34,12 +34,7 @@ class Preemption:
       self._previous = signal.signal(signal.SIGTERM, self._handle)
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *_: object) -> None:
     """Puts the earlier handler back."""
     if self._previous is not None:
       signal.signal(signal.SIGTERM, self._previous)

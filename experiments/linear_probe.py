@@ -24,6 +24,7 @@ from experiments import (
   data,
   distributed,
   evaluate,
+  files,
   metrics,
   outcome,
   predictions,
@@ -150,10 +151,13 @@ def _features(
     )
     sets.append((found.pool[found.readable], found.labels[found.readable]))
   (train_x, train_y), (test_x, test_y) = sets
-  temporary = path.with_name(f'.{FEATURES_NAME}')
-  with temporary.open('wb') as file:
-    np.savez(file, key=key, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
-  temporary.replace(path)
+  arrays = {'train_x': train_x, 'train_y': train_y, 'test_x': test_x, 'test_y': test_y}
+
+  def write(temporary: pathlib.Path) -> None:
+    with temporary.open('wb') as file:  # given a path, numpy would add a suffix
+      np.savez(file, key=key, **arrays)
+
+  files.replace(path, write)
   return sets
 
 
@@ -168,11 +172,11 @@ def _fingerprint(config: ml_collections.ConfigDict, weights: tuple[Any, Any]) ->
   spec = settings.model_spec(config).to_dict()
   fields = {**config.data.to_dict(), 'spec': spec}
   digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
-  digest.update(json.dumps(_files(config)).encode())
+  digest.update(json.dumps(_file_stats(config)).encode())
   return digest.hexdigest()
 
 
-def _files(config: ml_collections.ConfigDict) -> list[tuple[str, int, int]]:
+def _file_stats(config: ml_collections.ConfigDict) -> list[tuple[str, int, int]]:
   """Name, size and time of what the pictures are read from, where that is files of the user's."""
   paths = [pathlib.Path(config.data.dir).expanduser()] if config.data.dir else []
   if paths and paths[0].is_dir():

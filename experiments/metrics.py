@@ -7,12 +7,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import record_writer
+
+from experiments import files
 
 CSV_NAME = 'metrics.csv'
 _HEADER = 'step,name,value'
@@ -55,9 +56,8 @@ class MetricWriter:
     path = workdir / CSV_NAME
     kept = {} if resume_step is None or not path.exists() else _read_rows(path)
     rows = [_row(step, name, value) for (step, name), value in kept.items() if step <= resume_step]
-    temporary = path.with_name(f'.{CSV_NAME}.{os.getpid()}')
-    temporary.write_text('\n'.join([_HEADER, *rows, '']), encoding='utf-8')
-    os.replace(temporary, path)
+    text = '\n'.join([_HEADER, *rows, ''])
+    files.replace(path, lambda p: p.write_text(text, encoding='utf-8'))
     csv = path.open('a', encoding='utf-8', newline='')
     # Not tensorboard's own event-file writer: that one imports TensorFlow where it is installed.
     name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}'
@@ -100,12 +100,7 @@ class MetricWriter:
     """Returns the writer itself."""
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *_: object) -> None:
     """Closes the files, whatever happened."""
     self.close()
 

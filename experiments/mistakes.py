@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments import examples, report, sources
+from experiments import examples, files, sources
 from experiments.predictions import Predictions
 from nfnets import images
 
@@ -79,7 +78,7 @@ def write(
   """
   workdir = Path(workdir)
   figure = draw_confusion(confusion_matrix(predictions), class_names)
-  files = [report.replace(workdir / CONFUSION_NAME, lambda p: figure.savefig(p, format='png'))]
+  written = [files.replace(workdir / CONFUSION_NAME, lambda p: figure.savefig(p, format='png'))]
   _, source = sources.open_sources(config)
   found = worst(predictions)
   listed = [
@@ -95,10 +94,11 @@ def write(
   if found:
     pictures = _pictures(source, config, [m.index for m in found])
     sheet = draw_mistakes(pictures, listed, wrong=int(_num_wrong(predictions)))
-    files.append(report.replace(workdir / MISTAKES_NAME, lambda p: sheet.savefig(p, format='png')))
+    place = workdir / MISTAKES_NAME
+    written.append(files.replace(place, lambda p: sheet.savefig(p, format='png')))
   else:
     (workdir / MISTAKES_NAME).unlink(missing_ok=True)  # of an earlier report
-  return files, listed
+  return written, listed
 
 
 def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
@@ -106,7 +106,6 @@ def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
   size = len(matrix)
   side = min(16.0, max(4.5, 2.2 + 0.42 * size))
   figure = Figure(figsize=(side + 1.2, side), dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   axes = figure.subplots()
   totals = matrix.sum(axis=1, keepdims=True)
   shares = 100 * matrix / np.maximum(totals, 1)
@@ -138,7 +137,6 @@ def draw_mistakes(
   columns = min(_COLUMNS, max(3, len(pictures)))
   rows = -(-len(pictures) // columns)
   figure = Figure(figsize=(1.9 * columns, 2.32 * rows + 0.4), dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
   grid = figure.subplots(rows, columns, squeeze=False)
   for axes in grid.flat:

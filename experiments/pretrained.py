@@ -29,7 +29,7 @@ def find_spec(name: str) -> zoo.AnySpec | None:
   """
   path = pathlib.Path(name)
   if path.is_file():
-    if _is_safetensors(path):
+    if weights.is_safetensors(path):
       stored = weights.read_metadata(path).get('spec')
       return None if stored is None else zoo.spec_from_dict(stored)
   elif name in list_models():
@@ -45,7 +45,7 @@ def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     ValueError: no such name or file, or the file cannot be read.
   """
   path = pathlib.Path(name)
-  if path.is_file() and _is_safetensors(path):
+  if path.is_file() and weights.is_safetensors(path):
     return baselines.split_state(weights.load(path)[0])
   return weights.load_pretrained(name).params, {}
 
@@ -114,9 +114,3 @@ def start_from(
 def _architecture(spec: zoo.AnySpec) -> dict[str, Any]:
   """The fields that decide what the weights mean."""
   return {k: v for k, v in dataclasses.asdict(spec).items() if k not in _FREE_FIELDS}
-
-
-def _is_safetensors(path: pathlib.Path) -> bool:
-  """Whether a file begins as one: eight bytes of length, then JSON."""
-  with path.open('rb') as file:
-    return file.read(9)[8:] == b'{'

@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -61,12 +60,7 @@ class Profile:
     """Returns itself."""
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *_: object) -> None:
     """Ends a profile whose last step did not come."""
     if self._running:
       self._stop()

@@ -3,23 +3,20 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments import metrics
+from experiments import figures, files, metrics
 
 REPORT_NAME = 'report.json'
 CURVES_NAME = 'curves.png'
 
-# Okabe and Ito's palette, told apart with every common colour vision; line styles differ as well.
-_BLUE, _ORANGE, _GREEN = '#0072B2', '#D55E00', '#009E73'
 # From dark to light, as viridis, with the depth of the stage.
 _STAGES = ('#440154', '#3B528B', '#21918C', '#5EC962', '#A8C526', '#C9A800')
 _STYLES = ('-', '--', '-.', ':', '-', '--')
@@ -30,7 +27,7 @@ class Line(NamedTuple):
 
   metric: str
   label: str
-  colour: str = _BLUE
+  colour: str = figures.BLUE
   style: str = '-'
 
 
@@ -49,16 +46,16 @@ PANELS = (
   Panel(
     'test top-1 accuracy (%)',
     (
-      Line('test/top1', 'raw parameters', _BLUE, '-'),
-      Line('test/top1_ema', 'moving average', _ORANGE, '--'),
+      Line('test/top1', 'raw parameters', figures.BLUE, '-'),
+      Line('test/top1_ema', 'moving average', figures.VERMILION, '--'),
     ),
     factor=100.0,
   ),
   Panel(
     'clipped units (%)',
     (
-      Line('train/clipped_share/weights', 'weights', _BLUE, '-'),
-      Line('train/clipped_share/gains_and_biases', 'gains and biases', _GREEN, '-.'),
+      Line('train/clipped_share/weights', 'weights', figures.BLUE, '-'),
+      Line('train/clipped_share/gains_and_biases', 'gains and biases', figures.GREEN, '-.'),
     ),
     factor=100.0,
     from_zero=True,
@@ -66,12 +63,12 @@ PANELS = (
   Panel(
     'clipped units by stage (%)',
     (
-      Line('train/clipped_share/stem', 'stem', '#000000', ':'),
+      Line('train/clipped_share/stem', 'stem', figures.BLACK, ':'),
       *(
         Line(f'train/clipped_share/stage_{i}', f'stage {i}', colour, style)
         for i, (colour, style) in enumerate(zip(_STAGES, _STYLES, strict=True), start=1)
       ),
-      Line('train/clipped_share/head', 'head', _ORANGE, '-.'),
+      Line('train/clipped_share/head', 'head', figures.VERMILION, '-.'),
     ),
     factor=100.0,
     from_zero=True,
@@ -109,9 +106,9 @@ def write_report(
   """
   workdir = Path(workdir)
   text = json.dumps(_plain(summary), indent=2, allow_nan=False) + '\n'
-  report = replace(workdir / REPORT_NAME, lambda path: path.write_text(text, encoding='utf-8'))
+  report = files.replace(workdir / REPORT_NAME, lambda p: p.write_text(text, encoding='utf-8'))
   figure = draw_curves(metrics.read_csv(workdir), steps_per_epoch=steps_per_epoch, title=title)
-  curves = replace(workdir / CURVES_NAME, lambda path: figure.savefig(path, format='png'))
+  curves = files.replace(workdir / CURVES_NAME, lambda p: figure.savefig(p, format='png'))
   return report, curves
 
 
@@ -126,7 +123,6 @@ def draw_curves(
     title: a line above all.
   """
   figure = Figure(figsize=(15, 7), dpi=120, layout='constrained')
-  FigureCanvasAgg(figure)
   figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
   per_unit = steps_per_epoch or 1.0
   last = max((int(s.steps[-1]) for s in series.values() if len(s.steps)), default=0) / per_unit
@@ -166,9 +162,7 @@ def _draw_panel(
     )
     drawn += 1
   axes.set_ylabel(panel.label)
-  axes.grid(color='0.9', linewidth=0.8)
-  axes.set_axisbelow(True)
-  axes.spines[['top', 'right']].set_visible(False)
+  figures.tidy(axes)
   if drawn:
     axes.margins(y=0.08)
     if panel.from_zero:
@@ -190,14 +184,3 @@ def _plain(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> Path:
-  """Lets `write` fill a file beside path, then moves it there."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  try:
-    write(temporary)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-  return path

@@ -26,6 +26,7 @@ from nfnets.layers import (
   StochasticDepth,
   WSConv2D,
 )
+from nfnets.recompute import recomputed
 from nfnets.spec import ModelSpec
 
 _rematerialized = contextvars.ContextVar('nfnets_rematerialized_stages', default=())
@@ -102,13 +103,8 @@ def plan_blocks(spec: ModelSpec) -> list[BlockPlan]:
 def _activation(spec: ModelSpec) -> Callable[[jax.Array], jax.Array]:
   """The activation before a convolution, scaled by gamma unless the convolution is."""
   if spec.conventions.gamma_in_conv or spec.conventions.folded:
-    function = activations.get(spec.activation).function
-  else:
-    function = activations.scaled(spec.activation)
-  # Kept for the gradient, the parts of an activation (a tanh beside its argument) are as large as
-  # all maps together. A CPU computes them again faster than it writes and reads them: for F0 a
-  # quarter less memory and 5 % less time. Accelerators do so by themselves.
-  return jax.checkpoint(function) if conv_lib.is_for_cpu() else function
+    return activations.get(spec.activation).function
+  return activations.scaled(spec.activation)
 
 
 def _padding(spec: ModelSpec, kernel: int) -> Padding:
@@ -136,6 +132,27 @@ def _conv(
   )
 
 
+def _convolve(
+  conv: WSConv2D | Conv2D,
+  before: Callable[[jax.Array], jax.Array],
+  x: jax.Array,
+  activated: jax.Array,
+  is_training: bool,
+) -> jax.Array:
+  """Returns conv(activated), where activated is before(x).
+
+  For a training step on a CPU only x is kept, and before(x) computed again: half the memory.
+  """
+  if not (is_training and conv_lib.is_for_cpu()):
+    return conv(activated)
+
+  def run(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
+    settings = {'stride': conv.stride, 'padding': conv.padding, 'groups': conv.groups}
+    return conv_lib.conv(before(x), w, **settings) + bias
+
+  return recomputed(run)(x, *conv.weights(activated.shape[-1], x.dtype, recompute=True))
+
+
 def _attention(plan: BlockPlan, spec: ModelSpec) -> hk.Module | None:
   """The block's channel attention, if the spec has one."""
   is_last = spec.attention_position == 'last'
@@ -157,6 +174,8 @@ class NFBlock(hk.Module):
     # In a folded network the convolutions hold these factors.
     folded = spec.conventions.folded
     self.beta, self.alpha, self.attention_gain = (1, 1, 1) if folded else (plan.beta, spec.alpha, 2)
+    # What the branch and the shortcut's convolution see of the block's input.
+    self.enter = lambda x: self.activation(x) * self.beta
     width, groups = plan.bottleneck, plan.groups
     self.conv0 = _conv(spec, width, 1, name='conv0')
     self.spatial_convs = [
@@ -177,31 +196,37 @@ class NFBlock(hk.Module):
 
   def __call__(self, x: jax.Array, is_training: bool) -> jax.Array:
     """Maps x [N, H, W, in_channels] to [N, H / stride, W / stride, out_channels]."""
-    out = self.activation(x) * self.beta
-    residual = self.residual(out)
+    activated = self.enter(x)
+    residual = self.residual(x, activated, is_training)
     residual = self.stochastic_depth(residual, is_training)
     scale = self.alpha
     if self.spec.skip_gain:
       scale = hk.get_parameter('skip_gain', (), x.dtype, init=jnp.zeros) * scale
-    return residual * scale + self.shortcut(x, out)
+    return residual * scale + self.shortcut(x, activated, is_training)
 
-  def shortcut(self, x: jax.Array, activated: jax.Array) -> jax.Array:
+  def shortcut(self, x: jax.Array, activated: jax.Array, is_training: bool) -> jax.Array:
     """The path around the branch: x itself, or a 1x1 convolution of the activated input."""
     if self.conv_shortcut is None:
       return x
-    if self.plan.stride > 1 and self.spec.shortcut == 'average_pool':
-      window = (1, self.plan.stride, self.plan.stride, 1)
-      activated = hk.avg_pool(activated, window, window, 'SAME')  # padding is not counted
-    return self.conv_shortcut(activated)
+    if self.plan.stride == 1 or self.spec.shortcut != 'average_pool':
+      return _convolve(self.conv_shortcut, self.enter, x, activated, is_training)
+    window = (1, self.plan.stride, self.plan.stride, 1)
 
-  def residual(self, x: jax.Array) -> jax.Array:
+    def pool(activated: jax.Array) -> jax.Array:
+      return hk.avg_pool(activated, window, window, 'SAME')  # padding is not counted
+
+    return _convolve(
+      self.conv_shortcut, lambda x: pool(self.enter(x)), x, pool(activated), is_training
+    )
+
+  def residual(self, x: jax.Array, activated: jax.Array, is_training: bool) -> jax.Array:
     """The branch before stochastic depth, skip gain and alpha."""
-    x = self.conv0(x)
+    x = _convolve(self.conv0, self.enter, x, activated, is_training)
     for conv in self.spatial_convs:
-      x = conv(self.activation(x))
+      x = _convolve(conv, self.activation, x, self.activation(x), is_training)
     if self.attention is not None and self.spec.attention_position == 'before_last_conv':
       x = (self.attention(x) * self.attention_gain) * x
-    x = self.conv2(self.activation(x))
+    x = _convolve(self.conv2, self.activation, x, self.activation(x), is_training)
     if self.attention is not None and self.spec.attention_position == 'last':
       x = (self.attention(x) * self.attention_gain) * x
     return x
@@ -245,7 +270,7 @@ class NFBackbone(hk.Module):
     w_init = fc_init or hk.initializers.RandomNormal(spec.classifier_std)
     self.classifier = hk.Linear(num_classes, w_init=w_init, name='linear')
 
-  def stem(self, images: jax.Array) -> jax.Array:
+  def stem(self, images: jax.Array, is_training: bool = False) -> jax.Array:
     """Maps images [N, H, W, 3] to the first block's input."""
     spec = self.spec
     packed = None
@@ -255,10 +280,10 @@ class NFBackbone(hk.Module):
     x = images if packed is None else stem_lib.pack(images, packed[0].in_block)
     channels = images.shape[-1]
     for i, conv in enumerate(self.stem_convs):
-      x = self.activation(x) if i else x
       if packed is None:
-        x = conv(x)
+        x = _convolve(conv, self.activation, x, self.activation(x), is_training) if i else conv(x)
       else:
+        x = self.activation(x) if i else x
         x = stem_lib.convolve(x, *conv.weights(channels, x.dtype), packed[i])
       channels = spec.stem[i][2]
     if self.spec.stem_pool:
@@ -278,7 +303,7 @@ class NFBackbone(hk.Module):
     Returns:
       {'stem', 'stage0', 'stage1', ...}: [N, h, w, C], before the next activation.
     """
-    maps = {'stem': self.stem(images)}
+    maps = {'stem': self.stem(images, is_training)}
     x = maps['stem']
     for block in self.blocks:
       if is_training and block.plan.stage in _rematerialized.get():
@@ -301,7 +326,9 @@ class NFBackbone(hk.Module):
     if images.ndim != 4:
       raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
     *_, x = self.features(images, is_training).values()
-    x = self.activation(x if self.final_conv is None else self.final_conv(x))
+    if self.final_conv is not None:
+      x = _convolve(self.final_conv, lambda x: x, x, x, is_training)
+    x = self.activation(x)
     pool = jnp.mean(x, axis=(1, 2)) * self.pool_gamma
     out = pool
     if is_training and self.spec.drop_rate > 0:

@@ -17,8 +17,8 @@ from jax import export as jax_export
 
 from nfnets import activations, weights, zoo
 from nfnets.backbone import BlockPlan, plan_blocks
-from nfnets.layers import standardize
 from nfnets.spec import ModelSpec
+from nfnets.weight_standardization import standardize
 
 Params = Mapping[str, Mapping[str, Any]]
 

@@ -4,7 +4,6 @@
 [NFNet]: Brock, De, Smith, Simonyan, arXiv 2102.06171.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,79 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from nfnets import conv as conv_lib
+from nfnets.weight_standardization import standardize
 
 Padding = str | Sequence[tuple[int, int]]
-
-
-def standardize(
-  w: jax.Array,
-  gain: jax.Array,
-  *,
-  fan_in: int | None = None,
-  epsilon: float = 1e-4,
-  epsilon_added_to_variance: bool = False,
-) -> jax.Array:
-  """Scaled weight standardisation, [SigProp] equation 2: zero mean, variance 1 / fan_in, a gain.
-
-  Args:
-    w: [..., I, O] weights; an output channel's statistics run over all axes but the last.
-    gain: [O] multiplier of each output channel.
-    fan_in: number of weights of one output channel; None: from the shape.
-    epsilon: keeps a constant filter from being divided by zero.
-    epsilon_added_to_variance: the divisor is sqrt(fan_in * (var + epsilon)) instead of
-      sqrt(max(fan_in * var, epsilon)).
-
-  Returns:
-    Weights of w's shape and dtype. The statistics are taken in float32 at least.
-  """
-  fan_in = fan_in or math.prod(w.shape[:-1])
-  # One axis to sum over: XLA's CPU backend is 10 times slower at sums over (1, 1, I).
-  flat = w.reshape(-1, w.shape[-1])
-  return _standardize(flat, gain, fan_in, epsilon, epsilon_added_to_variance).reshape(w.shape)
-
-
-# The derivative is written out, forward so that both modes and higher orders follow from it: its
-# transpose reads the weights and the cotangent once for both sums, where automatic differentiation
-# of mean and variance goes over them three times.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _standardize(
-  w: jax.Array, gain: jax.Array, fan_in: int, epsilon: float, epsilon_added_to_variance: bool
-) -> jax.Array:
-  """Standardises w [N, O]."""
-  centred, scale, _ = _centre(w, fan_in, epsilon, epsilon_added_to_variance)
-  return (centred * (scale * gain.astype(scale.dtype))).astype(w.dtype)
-
-
-@_standardize.defjvp
-def _standardize_jvp(fan_in, epsilon, epsilon_added_to_variance, primals, tangents):
-  w, gain = primals
-  centred, scale, is_live = _centre(w, fan_in, epsilon, epsilon_added_to_variance)
-  gain, w_dot, gain_dot = (x.astype(scale.dtype) for x in (gain, *tangents))
-  # scale = (fan_in * variance)^(-1/2), so d scale = -fan_in * scale^3 * mean(centred * d w).
-  slope = jnp.where(is_live, -fan_in * scale**3, 0.0)
-  factor = scale * gain
-  moved = w_dot - jnp.mean(w_dot, axis=0)
-  along = jnp.mean(centred * w_dot, axis=0)
-  out_dot = factor * moved + centred * (gain * slope * along + scale * gain_dot)
-  return (centred * factor).astype(w.dtype), out_dot.astype(w.dtype)
-
-
-def _centre(
-  w: jax.Array, fan_in: int, epsilon: float, epsilon_added_to_variance: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns w [N, O] - mean, each channel's scale without gain [O], and where that varies [O].
-
-  Everything is in float32 at least.
-  """
-  wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
-  # Two passes: E[w^2] - E[w]^2 would lose the digits of a mean far above the standard deviation.
-  centred = wide - jnp.mean(wide, axis=0)
-  variance = jnp.mean(jnp.square(centred), axis=0)
-  if epsilon_added_to_variance:
-    scale = lax.rsqrt(fan_in * (variance + epsilon))
-    return centred, scale, jnp.ones_like(scale, bool)
-  scale = lax.rsqrt(jnp.maximum(variance * fan_in, epsilon))
-  return centred, scale, variance * fan_in > epsilon
 
 
 class _WSConvND(hk.Module):
@@ -146,8 +75,19 @@ class _WSConvND(hk.Module):
     self.epsilon = epsilon
     self.epsilon_added_to_variance = epsilon_added_to_variance
 
-  def standardized_weight(self, in_channels: int, dtype: jnp.dtype) -> jax.Array:
-    """Returns the weights that are convolved with: [*kernel, in_channels / groups, O]."""
+  def standardized_weight(
+    self, in_channels: int, dtype: jnp.dtype, recompute: bool = False
+  ) -> jax.Array:
+    """Returns the weights that are convolved with: [*kernel, in_channels / groups, O].
+
+    Args:
+      in_channels: of the inputs.
+      dtype: of the inputs.
+      recompute: see `standardize`.
+
+    Raises:
+      ValueError: the channels cannot be split into the groups.
+    """
     if in_channels % self.groups or self.output_channels % self.groups:
       raise ValueError(
         f'{self.name}: {in_channels} input and {self.output_channels} output channels cannot be '
@@ -163,6 +103,7 @@ class _WSConvND(hk.Module):
       gain * self.gamma,
       epsilon=self.epsilon,
       epsilon_added_to_variance=self.epsilon_added_to_variance,
+      recompute=recompute,
     )
     return w
 
@@ -177,9 +118,11 @@ class _WSConvND(hk.Module):
     out = self.convolve(x, w)
     return out if bias is None else out + bias
 
-  def weights(self, in_channels: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+  def weights(
+    self, in_channels: int, dtype: jnp.dtype, recompute: bool = False
+  ) -> tuple[jax.Array, jax.Array | None]:
     """Returns what a call with `in_channels` channels uses: `standardized_weight` and bias [O]."""
-    w = self.standardized_weight(in_channels, dtype)
+    w = self.standardized_weight(in_channels, dtype, recompute)
     if not self.with_bias:
       return w, None
     return w, hk.get_parameter('bias', (self.output_channels,), dtype, init=self.b_init)
@@ -216,8 +159,11 @@ class Conv2D(hk.Module):
     w, b = self.weights(x.shape[-1], x.dtype)
     return conv_lib.conv(x, w, stride=self.stride, padding=self.padding, groups=self.groups) + b
 
-  def weights(self, in_channels: int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+  def weights(
+    self, in_channels: int, dtype: jnp.dtype, recompute: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
     """Returns the weights and the bias of a call with `in_channels` channels."""
+    del recompute  # nothing is computed of the weights
     shape = (self.kernel_shape,) * 2 + (in_channels // self.groups, self.output_channels)
     w_init = hk.initializers.RandomNormal(math.prod(shape[:-1]) ** -0.5)
     w = hk.get_parameter('w', shape, dtype, init=w_init)
@@ -251,9 +197,11 @@ class WSConv2DTranspose(_WSConvND):
 
   num_spatial_dims = 2
 
-  def standardized_weight(self, in_channels: int, dtype: jnp.dtype) -> jax.Array:
+  def standardized_weight(
+    self, in_channels: int, dtype: jnp.dtype, recompute: bool = False
+  ) -> jax.Array:
     """Returns weights scaled for the number of taps that reach one output pixel."""
-    w = super().standardized_weight(in_channels, dtype)
+    w = super().standardized_weight(in_channels, dtype, recompute)
     strides = (self.stride,) * 2 if isinstance(self.stride, int) else self.stride
     return w * math.sqrt(math.prod(strides))
 

@@ -8,7 +8,7 @@ from nfnets.spec import ModelSpec, find_variant, given
 _PUBLISHED_MULTIPLIER = 0.75
 
 # Stage widths before the multiplier, depths, training size, test size, dropout.
-_TABLE = {
+TABLE = {
   'B0': ((48, 104, 208, 440), (1, 3, 6, 6), 192, 224, 0.2),
   'B1': ((48, 104, 208, 440), (2, 4, 7, 7), 224, 256, 0.2),
   'B2': ((56, 112, 232, 488), (2, 4, 8, 8), 240, 272, 0.3),
@@ -44,7 +44,7 @@ VARIANTS: dict[str, ModelSpec] = {
     train_size=train_size,
     test_size=test_size,
   )
-  for name, (width, depth, train_size, test_size, drop_rate) in _TABLE.items()
+  for name, (width, depth, train_size, test_size, drop_rate) in TABLE.items()
 }
 
 

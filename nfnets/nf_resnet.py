@@ -9,17 +9,18 @@ _WIDTH = (256, 512, 1024, 2048)  # of the published width multiplier
 _PUBLISHED_MULTIPLIER = 4
 _SE_RATIO = 0.25
 
-_DEPTHS = {
-  'ResNet50': (3, 4, 6, 3),
-  'ResNet101': (3, 4, 23, 3),
-  'ResNet152': (3, 8, 36, 3),
-  'ResNet200': (3, 24, 36, 3),
-  'ResNet288': (24, 24, 24, 24),
-  'ResNet600': (50, 50, 50, 50),
+# Number of layers -> blocks of each stage.
+DEPTHS = {
+  50: (3, 4, 6, 3),
+  101: (3, 4, 23, 3),
+  152: (3, 8, 36, 3),
+  200: (3, 24, 36, 3),
+  288: (24, 24, 24, 24),
+  600: (50, 50, 50, 50),
 }
 
 VARIANTS: dict[str, ModelSpec] = {
-  name: ModelSpec(
+  f'ResNet{layers}': ModelSpec(
     family='NF_ResNet',
     width=_WIDTH,
     depth=depth,
@@ -33,7 +34,7 @@ VARIANTS: dict[str, ModelSpec] = {
     stem_pool=True,
     final_conv=False,
   )
-  for name, depth in _DEPTHS.items()
+  for layers, depth in DEPTHS.items()
 }
 
 

@@ -5,9 +5,9 @@ import haiku as hk
 from nfnets.backbone import NFBackbone
 from nfnets.spec import ModelSpec, find_variant, given
 
-_WIDTH = (256, 512, 1536, 1536)
+WIDTH = (256, 512, 1536, 1536)
 _WIDTH_PLUS = (384, 768, 2048, 2048)
-_DEPTH = (1, 2, 6, 3)  # of F0; Fn has n + 1 times as many blocks
+DEPTH = (1, 2, 6, 3)  # of F0; Fn has n + 1 times as many blocks
 
 # Training size, test size, dropout, RandAugment magnitude of F0..F7.
 _RECIPES = (
@@ -24,13 +24,13 @@ _RECIPES = (
 VARIANTS: dict[str, ModelSpec] = {
   f'F{n}{suffix}': ModelSpec(
     width=width,
-    depth=tuple(d * (n + 1) for d in _DEPTH),
+    depth=tuple(d * (n + 1) for d in DEPTH),
     train_size=train_size,
     test_size=test_size,
     drop_rate=drop_rate,
     augment_magnitude=magnitude,
   )
-  for suffix, width in (('', _WIDTH), ('+', _WIDTH_PLUS))
+  for suffix, width in (('', WIDTH), ('+', _WIDTH_PLUS))
   for n, (train_size, test_size, drop_rate, magnitude) in enumerate(_RECIPES)
 }
 

@@ -7,9 +7,11 @@ Sizes are those that timm trains and evaluates at. As there, dropout and stochas
 until asked for, except that 'dm_nfnet' keep what DeepMind trained them with.
 """
 
+import dataclasses
+
 import haiku as hk
 
-from nfnets import nfnet
+from nfnets import nf_regnet, nf_resnet, nfnet
 from nfnets.backbone import NFBackbone
 from nfnets.spec import Conventions, ModelSpec, find_variant, given
 
@@ -24,24 +26,13 @@ CONVENTIONS = Conventions(
 )
 
 # Of timm's 'dm_nfnet' models, which hold DeepMind's weights.
-DEEPMIND_CONVENTIONS = Conventions(
-  epsilon=1e-5,
-  epsilon_added_to_variance=True,
-  channel_multiple=8,
-  stochdepth_rescale=True,
-  stochdepth_reaches_rate=True,
-)
-
-_STEM = ((3, 2, 16), (3, 1, 32), (3, 1, 64), (3, 2, 128))
-_WIDTH = (256, 512, 1536, 1536)
-_DEPTH = (1, 2, 6, 3)  # of f0 and l0; fn and ln have n + 1 times as many blocks
+DEEPMIND_CONVENTIONS = dataclasses.replace(CONVENTIONS, padding='same', gamma_in_conv=False)
 
 _F = ModelSpec(
   family='NFNetLight',
   conventions=CONVENTIONS,
-  width=_WIDTH,
-  depth=_DEPTH,
-  stem=_STEM,
+  width=nfnet.WIDTH,
+  depth=nfnet.DEPTH,  # of f0 and l0; fn and ln have n + 1 times as many blocks
   activation='gelu_exact',
   skip_gain=False,
   stochdepth_rate=0.0,
@@ -67,22 +58,14 @@ _RESNET = _F.replace(
   final_conv=False,
 )
 
-_RESNET_DEPTHS = {'26': (2, 2, 2, 2), '50': (3, 4, 6, 3), '101': (3, 4, 23, 3)}
+_RESNET_DEPTHS = {26: (2, 2, 2, 2), 50: nf_resnet.DEPTHS[50], 101: nf_resnet.DEPTHS[101]}
 _RESNET_KINDS = {'res': {}, 'seres': {'se_ratio': 1 / 16}, 'ecares': {'attention': 'efficient'}}
 _RESNET_SIZES = {'nf_resnet50': (256, 288)}  # the others: 224, 224
 
 # Depths and sizes of eca_nfnet_l1..l3, as multiples of l0's depth.
 _ECA_SIZES = {2: (256, 320), 3: (320, 384), 4: (352, 448)}
 
-# Stage widths before the factor of 0.75, depths, training size, test size.
-_REGNETS = {
-  'b0': ((48, 104, 208, 440), (1, 3, 6, 6), 192, 256),
-  'b1': ((48, 104, 208, 440), (2, 4, 7, 7), 256, 288),
-  'b2': ((56, 112, 232, 488), (2, 4, 8, 8), 240, 272),
-  'b3': ((56, 128, 248, 528), (2, 5, 9, 9), 288, 320),
-  'b4': ((64, 144, 288, 616), (2, 6, 11, 11), 320, 384),
-  'b5': ((80, 168, 336, 704), (3, 7, 14, 14), 384, 456),
-}
+_REGNET_SIZES = {'B0': (192, 256), 'B1': (256, 288)}  # the others: as published
 
 
 def regnet_widths(width: tuple[int, ...], factor: float = 0.75) -> dict[str, object]:
@@ -109,7 +92,7 @@ def _eca(multiple: int) -> ModelSpec:
   return _L0.replace(
     attention='efficient',
     se_ratio=0.0,
-    depth=tuple(d * multiple for d in _DEPTH),
+    depth=tuple(d * multiple for d in nfnet.DEPTH),
     head_multiple=2.0,
     train_size=train_size,
     test_size=test_size,
@@ -120,6 +103,24 @@ def _resnet(name: str, depth: tuple[int, ...], **attention: object) -> ModelSpec
   """One of nf_resnet, nf_seresnet and nf_ecaresnet."""
   train_size, test_size = _RESNET_SIZES.get(name, (224, 224))
   return _RESNET.replace(depth=depth, train_size=train_size, test_size=test_size, **attention)
+
+
+def _regnet(name: str) -> ModelSpec:
+  """One of nf_regnet_b0..b5, by the published name."""
+  published = nf_regnet.VARIANTS[name]
+  width, *_ = nf_regnet.TABLE[name]
+  train_size, test_size = _REGNET_SIZES.get(name, (published.train_size, published.test_size))
+  return published.replace(
+    family='NFNetLight',
+    conventions=CONVENTIONS,
+    **regnet_widths(width),
+    skip_gain=False,
+    classifier_std=_F.classifier_std,
+    drop_rate=0.0,
+    stochdepth_rate=0.0,
+    train_size=train_size,
+    test_size=test_size,
+  )
 
 
 VARIANTS: dict[str, ModelSpec] = {
@@ -152,23 +153,7 @@ VARIANTS: dict[str, ModelSpec] = {
     for kind, attention in _RESNET_KINDS.items()
     for size, depth in _RESNET_DEPTHS.items()
   },
-  **{
-    f'nf_regnet_{name}': _F.replace(
-      **regnet_widths(width),
-      depth=depth,
-      stride=2,
-      expansion=2.25,
-      expansion_of='input',
-      first_expansion=1.0,
-      group_width=8,
-      two_convs=False,
-      attention_position='before_last_conv',
-      activation='silu',
-      train_size=train_size,
-      test_size=test_size,
-    )
-    for name, (width, depth, train_size, test_size) in _REGNETS.items()
-  },
+  **{f'nf_regnet_b{n}': _regnet(f'B{n}') for n in range(6)},
 }
 
 

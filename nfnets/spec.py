@@ -41,13 +41,20 @@ def _uniform(values: tuple) -> tuple:
   return values[:1] if len(set(values)) == 1 else values
 
 
-def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+def round_channels(channels: float, multiple: int, lowest: float = 0.9) -> int:
+  """Rounds a width to the nearest multiple, but to no less than `lowest` of it."""
+  rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
+  return rounded if rounded >= lowest * channels else rounded + multiple
+
+
+def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+  """Raises ValueError unless the value is one of the choices."""
   if value not in choices:
     raise ValueError(f'{what} must be one of {", ".join(choices)}, got {value!r}.')
 
 
-def _check_fields(cls: type, names: Mapping[str, Any]) -> None:
-  """Every name must be a field of the record."""
+def check_fields(cls: type, names: Mapping[str, Any]) -> None:
+  """Raises ValueError unless every name is a field of the record."""
   known = {field.name for field in dataclasses.fields(cls)}
   unknown = sorted(set(names) - known)
   if unknown:
@@ -56,20 +63,31 @@ def _check_fields(cls: type, names: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conventions:
-  """What implementations of one architecture do differently. The defaults are DeepMind's."""
+  """What implementations of one architecture do differently. The defaults are DeepMind's.
 
-  padding: str = 'same'  # or 'symmetric': equally much on both sides, as PyTorch does
-  gamma_in_conv: bool = False  # gamma multiplies each convolution's weights, not the activation
-  epsilon: float = 1e-4  # of weight standardisation
-  epsilon_added_to_variance: bool = False  # see `nfnets.layers.standardize`
-  channel_multiple: int = 1  # that derived widths are rounded to; 1: whole numbers, downwards
-  stochdepth_rescale: bool = False  # kept examples are divided by the keep probability
-  stochdepth_reaches_rate: bool = False  # block i of n has rate * i / (n - 1), not rate * i / n
-  folded: bool = False  # plain convolutions that hold all constants: see `nfnets.deploy.fold`
+  Attributes:
+    padding: 'same', or 'symmetric': equally much on both sides, as PyTorch does.
+    gamma_in_conv: gamma multiplies each convolution's weights, not the activation.
+    epsilon: of weight standardisation.
+    epsilon_added_to_variance: see `nfnets.weight_standardization.standardize`.
+    channel_multiple: what derived widths are rounded to; 1: whole numbers, downwards.
+    stochdepth_rescale: kept examples are divided by the keep probability.
+    stochdepth_reaches_rate: block i of n has rate * i / (n - 1), not rate * i / n.
+    folded: plain convolutions that hold all constants, see `nfnets.deploy.fold`.
+  """
+
+  padding: str = 'same'
+  gamma_in_conv: bool = False
+  epsilon: float = 1e-4
+  epsilon_added_to_variance: bool = False
+  channel_multiple: int = 1
+  stochdepth_rescale: bool = False
+  stochdepth_reaches_rate: bool = False
+  folded: bool = False
 
   def __post_init__(self):
     """Checks the values."""
-    _check_choice('Conventions.padding', self.padding, ('same', 'symmetric'))
+    check_choice('Conventions.padding', self.padding, ('same', 'symmetric'))
     if self.epsilon <= 0 or self.channel_multiple < 1:
       raise ValueError(
         'Conventions.epsilon must be positive and channel_multiple at least 1, got '
@@ -77,12 +95,10 @@ class Conventions:
       )
 
   def round_channels(self, channels: float, lowest: float = 0.9) -> int:
-    """Rounds a derived width to the multiple, but to no less than `lowest` of it."""
-    multiple = self.channel_multiple
-    if multiple == 1:
+    """Rounds a derived width, see `round_channels`; a multiple of 1 rounds downwards."""
+    if self.channel_multiple == 1:
       return int(channels)
-    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
-    return rounded if rounded >= lowest * channels else rounded + multiple
+    return round_channels(channels, self.channel_multiple, lowest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,40 +107,72 @@ class ModelSpec:
 
   A spec alone determines the function and, but for the number of classes, the parameter tree. What
   it does not say is an NFNet's: make other families by `replace` from one of their own specs.
+
+  Attributes:
+    width: output channels of each stage.
+    depth: blocks of each stage.
+    stride: of the first block of each stage.
+    expansion: bottleneck width over `expansion_of`.
+    expansion_of: the block's 'output' width, or its 'input' width.
+    first_expansion: that of the network's first block; None: no other than its stage's.
+    group_width: channels of a group of the 3x3 convolutions; 0: no groups.
+    two_convs: whether each block has a second 3x3 convolution.
+    shortcut: of a transition block, 'average_pool' before its 1x1 convolution, or 'strided_conv':
+      in it.
+    skip_gain: whether the branch has a learnt scale from 0; without, its last gains start at 0.
+    attention: 'squeeze_excite', or 'efficient': `nfnets.layers.EfficientChannelAttention`.
+    attention_position: 'last' in the branch, or 'before_last_conv'.
+    se_ratio: hidden width over input width of squeeze-excite; 0: none.
+    alpha: scale of the residual branch.
+    activation: a name in `nfnets.activations.ACTIVATIONS`.
+    stem: kernel size, stride and output channels of each convolution of the stem; empty: NFNet's
+      four, ending in width[0] // 2.
+    stem_pool: whether a 3x3/2 max pool follows the stem's convolutions.
+    final_conv: whether a 1x1 convolution comes before the last activation and the pooling.
+    head_multiple: channels of that convolution over width[-1].
+    head_channels: the same as a number, which wins over `head_multiple`; None: not given.
+    classifier_std: standard deviation of the classifier's initial weights; 0: zeros.
+    family: a key of `FAMILIES`: the class, and the names in the parameter tree.
+    conventions: in what implementations differ.
+    drop_rate: dropout before the classifier. This and what follows are of the published recipe.
+    stochdepth_rate: stochastic depth rate that the last block approaches.
+    train_size: side of the training images, pixels.
+    test_size: side of the evaluation images, pixels.
+    augment_magnitude: of RandAugment.
   """
 
   # The body.
-  width: tuple[int, ...]  # output channels of each stage
-  depth: tuple[int, ...]  # blocks of each stage
-  stride: tuple[int, ...] = (1, 2, 2, 2)  # of the first block of each stage
-  expansion: tuple[float, ...] = (0.5,)  # bottleneck width over `expansion_of`
-  expansion_of: str = 'output'  # the block's output width, or its 'input' width
-  first_expansion: float | None = None  # of the network's first block, where it differs
-  group_width: tuple[int, ...] = (128,)  # channels of a group of the 3x3 convolutions; 0: no groups
-  two_convs: bool = True  # a second 3x3 convolution in each block
-  shortcut: str = 'average_pool'  # before its 1x1 convolution, or 'strided_conv': in it
-  skip_gain: bool = True  # a learnt scale of the branch from 0; without, the last gains start at 0
-  attention: str = 'squeeze_excite'  # or 'efficient': EfficientChannelAttention
-  attention_position: str = 'last'  # in the branch, or 'before_last_conv'
-  se_ratio: float = 0.5  # hidden width over input width of squeeze-excite; 0: none
-  alpha: float = 0.2  # scale of the residual branch
+  width: tuple[int, ...]
+  depth: tuple[int, ...]
+  stride: tuple[int, ...] = (1, 2, 2, 2)
+  expansion: tuple[float, ...] = (0.5,)
+  expansion_of: str = 'output'
+  first_expansion: float | None = None
+  group_width: tuple[int, ...] = (128,)
+  two_convs: bool = True
+  shortcut: str = 'average_pool'
+  skip_gain: bool = True
+  attention: str = 'squeeze_excite'
+  attention_position: str = 'last'
+  se_ratio: float = 0.5
+  alpha: float = 0.2
   activation: str = 'gelu'
   # The ends.
-  stem: tuple[StemConv, ...] = ()  # empty: NFNet's four convolutions, ending in width[0] // 2
-  stem_pool: bool = False  # a 3x3/2 max pool after the stem's convolutions
-  final_conv: bool = True  # a 1x1 convolution and activation before pooling; else activation only
-  head_multiple: float = 2.0  # channels of the final 1x1 convolution over width[-1]
-  head_channels: int | None = None  # the same as a number; wins over head_multiple
-  classifier_std: float = 0.01  # standard deviation of the classifier's initial weights; 0: zeros
+  stem: tuple[StemConv, ...] = ()
+  stem_pool: bool = False
+  final_conv: bool = True
+  head_multiple: float = 2.0
+  head_channels: int | None = None
+  classifier_std: float = 0.01
   # Whose network it is.
-  family: str = 'NFNet'  # a key of FAMILIES: the class, and the names in the parameter tree
+  family: str = 'NFNet'
   conventions: Conventions = Conventions()
   # What the published recipe uses with it.
-  drop_rate: float = 0.0  # dropout before the classifier
-  stochdepth_rate: float = 0.1  # stochastic depth rate that the last block approaches
-  train_size: int = 224  # side of the training images, pixels
-  test_size: int = 224  # side of the evaluation images, pixels
-  augment_magnitude: float = 0.0  # of RandAugment
+  drop_rate: float = 0.0
+  stochdepth_rate: float = 0.1
+  train_size: int = 224
+  test_size: int = 224
+  augment_magnitude: float = 0.0
 
   def __post_init__(self):
     """Normalises per-stage fields to tuples and checks that a network can be built."""
@@ -133,7 +181,7 @@ class ModelSpec:
     stem = self.stem or default_stem(self.width[0])
     object.__setattr__(self, 'stem', tuple(tuple(conv) for conv in stem))
     for field, choices in _CHOICES.items():
-      _check_choice(f'ModelSpec.{field}', getattr(self, field), choices)
+      check_choice(f'ModelSpec.{field}', getattr(self, field), choices)
     if len(self.stem) > 1 and '{}' not in self.names.stem_conv:
       raise ValueError(
         f'The stem of family {self.family!r} is one convolution, got {len(self.stem)}: give one, '
@@ -217,7 +265,7 @@ class ModelSpec:
     Raises:
       ValueError: there is no such field, or the network cannot be built.
     """
-    _check_fields(type(self), changes)
+    check_fields(type(self), changes)
     for field in set(_PER_STAGE) - {'width'}:  # the width says how many stages there are
       changes.setdefault(field, _uniform(getattr(self, field)))
     # A stem that was derived from the width follows it.
@@ -236,14 +284,14 @@ class ModelSpec:
     Raises:
       ValueError: width or depth is missing, there is an unknown field, or no network results.
     """
-    _check_fields(cls, fields)
+    check_fields(cls, fields)
     missing = [name for name in ('width', 'depth') if name not in fields]
     if missing:
       raise ValueError(f'A ModelSpec needs {" and ".join(missing)}, one number per stage.')
     fields = dict(fields)
     conventions = fields.get('conventions')
     if isinstance(conventions, Mapping):
-      _check_fields(Conventions, conventions)
+      check_fields(Conventions, conventions)
       fields['conventions'] = Conventions(**conventions)
     return cls(**fields)
 

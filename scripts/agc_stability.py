@@ -19,11 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from configs import digits
-from experiments import data, settings, steps
+from experiments import data, figures, settings, steps
 from experiments.batch import Batch
 from nfnets import optim
 
@@ -157,9 +156,11 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
   batches = sorted({row['batch'] for row in rows})
   rates = sorted({row['rate'] for row in rows})
   figure = Figure(figsize=(3.1 * (len(batches) + 1), 3.8), dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   *panels, last = figure.subplots(1, len(batches) + 1)
-  kinds = ((True, 'o-', '#0072B2', 'with AGC'), (False, 's--', '#D55E00', 'without AGC'))
+  kinds = (
+    (True, 'o-', figures.BLUE, 'with AGC'),
+    (False, 's--', figures.VERMILION, 'without AGC'),
+  )
   for axes, batch in zip(panels, batches, strict=True):
     for clipped, style, colour, label in kinds:
       found = sorted(
@@ -191,9 +192,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.set_xscale('log', base=2)
     axes.set_xticks(rates[::2], [f'{rate:g}' for rate in rates[::2]])
   for axes in (*panels, last):
-    axes.grid(color='0.9', linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
+    figures.tidy(axes)
   return figure
 
 

@@ -14,15 +14,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from experiments import metrics
+from experiments import figures, metrics
 
 METRICS = ('train/loss', 'test/top1_ema', 'train/gradient_norm', 'train/seconds_per_step')
-# Okabe and Ito's palette; after eight runs the line styles change.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31')
+# After eight runs the line styles change.
+_COLOURS = (*figures.PALETTE, '#8C6D31')
 _STYLES = ('-', '--', ':', '-.')
 _SHARES = ('top1', 'top5', 'clipped_share', 'data_wait_share')  # drawn as percentages
 _LOGARITHMIC = ('train/loss', 'train/gradient_norm')
@@ -59,7 +58,6 @@ def draw(runs: Runs, names: Sequence[str] = METRICS, *, smoothing: int = 1) -> F
   columns = min(2, len(names))
   rows = math.ceil(len(names) / columns)
   figure = Figure(figsize=(5.5 * columns, 3.4 * rows + 0.5), dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   grid = figure.subplots(rows, columns, squeeze=False)
   for axes, name in zip(grid.flat, names, strict=False):
     _draw_panel(axes, name, runs, smoothing)
@@ -109,9 +107,7 @@ def _draw_panel(axes: Axes, name: str, runs: Runs, smoothing: int) -> None:
     )
   axes.set_xlabel('step (parameter updates)')
   axes.set_ylabel(f'{name} (%)' if percent else name)
-  axes.grid(color='0.9', linewidth=0.8)
-  axes.set_axisbelow(True)
-  axes.spines[['top', 'right']].set_visible(False)
+  figures.tidy(axes)
   if not axes.get_lines():
     axes.set_yticks([])
     axes.text(0.5, 0.5, 'not recorded', transform=axes.transAxes, ha='center', color='0.45')

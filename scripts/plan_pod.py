@@ -20,7 +20,6 @@ import jax
 import numpy as np
 import simplejpeg
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
@@ -123,7 +122,6 @@ def _write_pictures(folder: pathlib.Path, count: int = 64) -> None:
 def draw(estimates: Sequence[plan.Estimate], title: str) -> bytes:
   """Draws memory and time against the batch per device; returns a PNG."""
   figure = Figure(figsize=(8, 3.4), layout='constrained')
-  FigureCanvasAgg(figure)
   memory, speed = figure.subplots(1, 2)
   batches = [one.batch for one in estimates]
   memory.plot(batches, [one.memory / GIB for one in estimates], marker='o')

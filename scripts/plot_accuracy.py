@@ -18,21 +18,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from experiments import figures
 from nfnets import flops
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'docs/figures/published.json'
 KINDS = ('measured', 'estimated')
-# Okabe and Ito's palette; the markers differ as well.
 STYLES = {
-  'NFNet': ('#0072B2', 'o', '-'),
-  'NFNet with SAM': ('#0072B2', '*', ''),
-  'NFNet with BatchNorm': ('#E69F00', 's', '--'),
-  'EfficientNet': ('#D55E00', '^', ''),
-  'ResNet': ('#009E73', 'D', ''),
+  'NFNet': (figures.BLUE, 'o', '-'),
+  'NFNet with SAM': (figures.BLUE, '*', ''),
+  'NFNet with BatchNorm': (figures.ORANGE, 's', '--'),
+  'EfficientNet': (figures.VERMILION, '^', ''),
+  'ResNet': (figures.GREEN, 'D', ''),
 }
 _ABOVE_LEFT, _BELOW_RIGHT = (-6, 6, 'right'), (7, -11, 'left')
 Points = Sequence[Mapping[str, Any]]
@@ -73,21 +72,20 @@ def draw_latency(points: Points, steps: Mapping[str, Mapping[str, Any]]) -> Figu
     ('published: V100, float16, 32 images', 'v100_ms'),
   ]
   figure = Figure(figsize=(5.6 * (3 if steps else 2), 4.8), dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   grid = figure.subplots(1, 3 if steps else 2, sharey=True)
   for axes, (title, field) in zip(grid, panels, strict=False):
     _scatter(axes, [(p, p[field]) for p in points if field in p])
     _dress(axes, title, 'training step, ms')
   if steps:
     by_model = {point.get('model'): point for point in points}
-    for kind, fill, edge in (('measured', '#0072B2', '#0072B2'), ('estimated', 'white', '#0072B2')):
+    for kind, fill in (('measured', figures.BLUE), ('estimated', 'white')):
       found = [(by_model[m], step['ms']) for m, step in steps.items() if step['kind'] == kind]
       grid[2].plot(
         [ms for _, ms in found],
         [point['top1'] for point, _ in found],
         'o' if kind == 'measured' else 'h',
         markerfacecolor=fill,
-        markeredgecolor=edge,
+        markeredgecolor=figures.BLUE,
         markersize=8,
         linestyle='',
         label=kind,
@@ -108,7 +106,6 @@ def draw_latency(points: Points, steps: Mapping[str, Mapping[str, Any]]) -> Figu
 def draw_flops(points: Points, billions: Mapping[str, float]) -> Figure:
   """Draws top-1 over multiply-adds."""
   figure = Figure(figsize=(6.4, 4.8), dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   axes = figure.subplots()
   _scatter(axes, [(p, billions[p['name']]) for p in points if p['name'] in billions])
   _dress(axes, '', 'multiply-adds of one picture at test size, billions (counted by nfnets.flops)')
@@ -151,9 +148,7 @@ def _dress(axes: Axes, title: str, label: str) -> None:
   axes.xaxis.set_major_formatter('{x:g}')
   axes.xaxis.set_minor_locator(NullLocator())
   axes.margins(x=0.14, y=0.1)
-  axes.grid(color='0.9', linewidth=0.8)
-  axes.set_axisbelow(True)
-  axes.spines[['top', 'right']].set_visible(False)
+  figures.tidy(axes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

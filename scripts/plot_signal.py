@@ -23,12 +23,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from signal_networks import (
-  BLUE,
-  VERMILION,
   Curve,
   Subject,
   compare,
@@ -40,6 +37,7 @@ from signal_networks import (
   theory,
 )
 
+from experiments import figures
 from nfnets import mean_field, zoo
 from nfnets.signal_propagation import BlockStatistics, diagnose
 
@@ -60,7 +58,6 @@ def largest_gap(measured: Sequence[float], expected: Sequence[float]) -> tuple[f
 def draw_comparison(curves: Sequence[Curve], expected: Sequence[Sequence]) -> Figure:
   """Draws the healthy networks with their theory above, and all on logarithmic axes below."""
   figure = Figure(figsize=(12, 7.4), dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   grid = figure.subplots(2, 3)
   lines = {}
   for column, (field, title) in enumerate(FIELDS.items()):
@@ -95,19 +92,17 @@ def draw_comparison(curves: Sequence[Curve], expected: Sequence[Sequence]) -> Fi
 def draw(subject: Subject, rows: Rows, expected: Sequence | None) -> Figure:
   """Draws one network: its three statistics, and the theory if there is one."""
   figure = Figure(figsize=(12, 3.9), dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   for axes, (field, title) in zip(figure.subplots(1, 3), FIELDS.items(), strict=True):
     points = _points(rows, field)
-    axes.plot(*points, 'o', color=BLUE, markersize=5, label='measured', zorder=3)
+    axes.plot(*points, 'o', color=figures.BLUE, markersize=5, label='measured', zorder=3)
     values = list(points[1])
     if expected and not (field == 'average_squared_mean' and not expected[0].squared_mean):
       values += (line := [getattr(m, _THEORY[field]) for m in expected])
       axes.plot(range(1, len(line) + 1), line, '-', color='black', label='theory for white noise')
     if field == 'average_variance' and hasattr(subject.spec, 'alpha') and expected:
       values += (line := mean_field.design(subject.spec))
-      axes.plot(
-        range(1, len(line) + 1), line, '--', color=VERMILION, label=r'design, $1 + k\alpha^2$'
-      )
+      label = r'design, $1 + k\alpha^2$'
+      axes.plot(range(1, len(line) + 1), line, '--', color=figures.VERMILION, label=label)
     positive = [value for value in values if value > 0]
     if positive and max(positive) > 30 * min(positive):
       axes.set_yscale('log')
@@ -140,9 +135,7 @@ def _dress(axes: Axes, title: str) -> None:
   axes.set_title(title, fontsize='medium')
   axes.set_xlabel('block')
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-  axes.grid(color='0.9', linewidth=0.8)
-  axes.set_axisbelow(True)
-  axes.spines[['top', 'right']].set_visible(False)
+  figures.tidy(axes)
 
 
 def report_gaps(name: str, rows: Rows, expected: Sequence[mean_field.Moments]) -> None:

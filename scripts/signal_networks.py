@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import figures
 from nfnets import activations, baselines, initialization, load_pretrained, mean_field, zoo
 from nfnets.baselines.common import BatchNorm
 from nfnets.signal_propagation import BlockStatistics, measure_blocks
-
-# Okabe and Ito's palette; line styles differ as well.
-BLUE, VERMILION, GREEN, PURPLE, ORANGE = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00'
 
 
 class Subject(NamedTuple):
@@ -159,11 +157,11 @@ def compare(depth: str, images: jax.Array, seed: int) -> tuple[list[Curve], dict
   with_bn, with_nf = of_spec('BN', bn), of_spec('NF', nf)
   curves = []
   for label, colour, style, subject in (
-    ('batch normalisation', VERMILION, '-', with_bn),
-    ('normalizer-free: scaled weight standardisation and gamma', BLUE, '-', with_nf),
-    ('no normalisation at all', PURPLE, '-.', changed(with_bn, no_norm)),
-    ('normalizer-free without weight standardisation', GREEN, '--', changed(with_nf, he)),
-    ('normalizer-free without gamma', ORANGE, ':', changed(with_nf, no_gamma)),
+    ('batch normalisation', figures.VERMILION, '-', with_bn),
+    ('normalizer-free: scaled weight standardisation and gamma', figures.BLUE, '-', with_nf),
+    ('no normalisation at all', figures.PURPLE, '-.', changed(with_bn, no_norm)),
+    ('normalizer-free without weight standardisation', figures.GREEN, '--', changed(with_nf, he)),
+    ('normalizer-free without gamma', figures.ORANGE, ':', changed(with_nf, no_gamma)),
   ):
     curves.append(Curve(label, colour, style, measure(subject, images, seed)))
     print(f'measured: {label}', flush=True)

@@ -158,3 +158,4 @@ def test_site_builds_without_a_warning(tmp_path):
   reference = (tmp_path / 'site/reference/optim/index.html').read_text()
   assert 'id="nfnets.optim.recipes.nfnet_sgd"' in reference
   assert 'Nesterov' in reference  # from the docstring
+  assert 'accumulation_steps' in (tmp_path / 'site/reference/config/index.html').read_text()

@@ -1,4 +1,4 @@
-"""What the batch-normalised networks share: specs, convolutions, normalisation and its state.
+"""What the batch-normalised networks share: specs, layers, the head, the state in a file.
 
 Batch normalisation keeps running statistics, so these networks need `hk.transform_with_state`.
 """
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from nfnets import activations
 from nfnets import conv as conv_lib
+from nfnets.spec import check_fields
 
 _STATE_PREFIX = 'state/'  # of the modules of a network's state, in one tree with its parameters
 
@@ -69,13 +70,8 @@ class BaselineSpec:
     Raises:
       ValueError: there is an unknown field, one is missing, or the network cannot be built.
     """
-    known = {field.name: field for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-      raise ValueError(
-        f'{cls.__name__} has no field {unknown[0]!r}: its fields are {sorted(known)}.'
-      )
-    required = [name for name, field in known.items() if field.default is dataclasses.MISSING]
+    check_fields(cls, fields)
+    required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
     missing = [name for name in required if name not in fields]
     if missing:
       raise ValueError(f'{cls.__name__} needs {" and ".join(missing)}.')
@@ -167,6 +163,48 @@ class BatchNorm(hk.Module):
     # While initialising as if in training: only then does Haiku make the running statistics.
     is_training = is_training or hk.running_init()
     return self.norm(wide, is_training, test_local_stats).astype(x.dtype)
+
+
+class Baseline(hk.Module):
+  """The head of a batch-normalised network; a subclass brings `features` and `finish`."""
+
+  def __init__(
+    self,
+    num_classes: int,
+    spec: BaselineSpec,
+    classifier_init: hk.initializers.Initializer,
+    name: str,
+  ):
+    """Builds the classifier of `num_classes` logits, its weights drawn by `classifier_init`."""
+    super().__init__(name=name)
+    if num_classes < 1:
+      raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
+    self.spec = spec
+    self.activation = activations.get(spec.activation).function
+    self.classifier = hk.Linear(num_classes, w_init=classifier_init, name='linear')
+
+  def __call__(
+    self, images: jax.Array, is_training: bool, test_local_stats: bool = False
+  ) -> dict[str, jax.Array]:
+    """Classifies images.
+
+    Args:
+      images: [N, H, W, 3] normalised images of any size, float32 or bfloat16.
+      is_training: whether the batch's own statistics are used and the running ones updated, and
+        dropout and stochastic depth are active (then a random key is needed).
+      test_local_stats: the batch's own statistics outside training, too.
+
+    Returns:
+      {'pool': [N, C] pooled features, 'logits': [N, K]}, in the images' dtype.
+    """
+    if images.ndim != 4:
+      raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
+    *_, x = self.features(images, is_training, test_local_stats).values()
+    pool = jnp.mean(self.finish(x, is_training, test_local_stats), axis=(1, 2))
+    out = pool
+    if is_training and self.spec.drop_rate > 0:
+      out = hk.dropout(hk.next_rng_key(), self.spec.drop_rate, out)
+    return {'pool': pool, 'logits': self.classifier(out)}
 
 
 def join_state(params: Mapping[str, Any], state: Mapping[str, Any]) -> Tree:

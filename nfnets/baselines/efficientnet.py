@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 
 from nfnets import activations
-from nfnets.baselines.common import BaselineSpec, BatchNorm, Conv2D, find_variant
+from nfnets.baselines.common import Baseline, BaselineSpec, BatchNorm, Conv2D, find_variant
 from nfnets.layers import SqueezeExcite, StochasticDepth
+from nfnets.spec import round_channels
 
 _DECAY = 0.99  # of the running statistics
 _EPS = 1e-3
@@ -62,10 +62,7 @@ class EfficientNetSpec(BaselineSpec):
 
   def channels(self, channels: int) -> int:
     """Scales a number of channels of B0: to the nearest 8, but not by over a tenth down."""
-    scaled = channels * self.width_multiple
-    multiple = _CHANNEL_MULTIPLE
-    rounded = max(multiple, int(scaled + multiple / 2) // multiple * multiple)
-    return rounded if rounded >= 0.9 * scaled else rounded + multiple
+    return round_channels(channels * self.width_multiple, _CHANNEL_MULTIPLE)
 
   def blocks(self, blocks: int) -> int:
     """Scales a number of blocks of B0."""
@@ -165,7 +162,7 @@ def _make_stages(
   return stages
 
 
-class EfficientNet(hk.Module):
+class EfficientNet(Baseline):
   """An EfficientNet called as `(images, is_training)` -> `{'pool', 'logits'}`."""
 
   def __init__(
@@ -192,16 +189,13 @@ class EfficientNet(hk.Module):
     Raises:
       ValueError: unknown variant or activation, or no class.
     """
-    super().__init__(name=name)
-    if num_classes < 1:
-      raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
     changes = {
       'activation': activation,
       'drop_rate': drop_rate,
       'stochdepth_rate': stochdepth_rate,
     }
-    self.spec = spec = find_variant(variant, VARIANTS, changes)
-    self.activation = activations.get(spec.activation).function
+    spec = find_variant(variant, VARIANTS, changes)
+    super().__init__(num_classes, spec, _CLASSIFIER_INIT, name=name)
     stem_channels = spec.channels(spec.stem_channels)
     self.stem_conv = Conv2D(stem_channels, 3, 2, w_init=_CONV_INIT, name='stem_conv')
     self.stem_norm = BatchNorm(_DECAY, _EPS, cross_replica_axis, 'stem_norm')
@@ -209,7 +203,6 @@ class EfficientNet(hk.Module):
     head_channels = spec.channels(spec.head_channels)
     self.final_conv = Conv2D(head_channels, 1, w_init=_CONV_INIT, name='final_conv')
     self.final_norm = BatchNorm(_DECAY, _EPS, cross_replica_axis, 'final_norm')
-    self.classifier = hk.Linear(num_classes, w_init=_CLASSIFIER_INIT, name='linear')
 
   def features(
     self, images: jax.Array, is_training: bool = False, test_local_stats: bool = False
@@ -228,26 +221,6 @@ class EfficientNet(hk.Module):
       maps[f'stage{i}'] = x
     return maps
 
-  def __call__(
-    self, images: jax.Array, is_training: bool, test_local_stats: bool = False
-  ) -> dict[str, jax.Array]:
-    """Classifies images.
-
-    Args:
-      images: [N, H, W, 3] normalised images of any size, float32 or bfloat16.
-      is_training: whether the batch's own statistics are used and the running ones updated, and
-        dropout and stochastic depth are active (then a random key is needed).
-      test_local_stats: the batch's own statistics outside training, too.
-
-    Returns:
-      {'pool': [N, C] pooled features, 'logits': [N, K]}, in the images' dtype.
-    """
-    if images.ndim != 4:
-      raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
-    *_, x = self.features(images, is_training, test_local_stats).values()
-    x = self.final_norm(self.final_conv(x), is_training, test_local_stats)
-    pool = jnp.mean(self.activation(x), axis=(1, 2))
-    out = pool
-    if is_training and self.spec.drop_rate > 0:
-      out = hk.dropout(hk.next_rng_key(), self.spec.drop_rate, out)
-    return {'pool': pool, 'logits': self.classifier(out)}
+  def finish(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
+    """Convolves, normalises and activates the last stage's map."""
+    return self.activation(self.final_norm(self.final_conv(x), is_training, test_local_stats))

@@ -15,10 +15,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets import activations
-from nfnets.baselines.common import BaselineSpec, BatchNorm, Conv2D, find_variant
+from nfnets import activations, nf_resnet
+from nfnets.baselines.common import Baseline, BaselineSpec, BatchNorm, Conv2D, find_variant
 from nfnets.layers import SqueezeExcite, StochasticDepth
-from nfnets.spec import StemConv
+from nfnets.spec import StemConv, check_choice
 
 _DECAY = 0.9  # of the running statistics
 _EPS = 1e-5
@@ -50,8 +50,7 @@ class ResNetSpec(BaselineSpec):
         'A ResNetSpec needs a width, a depth and a stride for each stage, and a stem; got '
         f'{self.width}, {self.depth}, {self.stride} and {self.stem}.'
       )
-    if self.shortcut not in _SHORTCUTS:
-      raise ValueError(f'ResNetSpec.shortcut must be one of {_SHORTCUTS}, got {self.shortcut!r}.')
+    check_choice('ResNetSpec.shortcut', self.shortcut, _SHORTCUTS)
     for width in self.width:
       bottleneck = self.bottleneck_width(width)
       if not bottleneck or bottleneck % (self.group_width or bottleneck):
@@ -65,20 +64,11 @@ class ResNetSpec(BaselineSpec):
     return int(width * self.expansion)
 
 
-_V2_DEPTHS = {
-  50: (3, 4, 6, 3),
-  101: (3, 4, 23, 3),
-  152: (3, 8, 36, 3),
-  200: (3, 24, 36, 3),
-  288: (24, 24, 24, 24),
-  600: (50, 50, 50, 50),
-}
-
 VARIANTS: dict[str, ResNetSpec] = {
-  **{f'ResNet-{n}': ResNetSpec(depth=depth) for n, depth in _V2_DEPTHS.items()},
+  **{f'ResNet-{n}': ResNetSpec(depth=depth) for n, depth in nf_resnet.DEPTHS.items()},
   **{
     f'SE-ResNeXt-D-{n}': ResNetSpec(
-      depth=_V2_DEPTHS[n],
+      depth=nf_resnet.DEPTHS[n],
       expansion=0.5,
       group_width=128,
       se_ratio=0.5,
@@ -167,7 +157,7 @@ def _make_stages(spec: ResNetSpec, cross_replica_axis: str | None) -> list[list[
   return stages
 
 
-class ResNet(hk.Module):
+class ResNet(Baseline):
   """A batch-normalised ResNet called as `(images, is_training)` -> `{'pool', 'logits'}`."""
 
   def __init__(
@@ -196,16 +186,13 @@ class ResNet(hk.Module):
     Raises:
       ValueError: unknown variant or activation, or no class.
     """
-    super().__init__(name=name)
-    if num_classes < 1:
-      raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
     changes = {
       'activation': activation,
       'drop_rate': drop_rate,
       'stochdepth_rate': stochdepth_rate,
     }
-    self.spec = spec = find_variant(variant, VARIANTS, changes)
-    self.activation = activations.get(spec.activation).function
+    spec = find_variant(variant, VARIANTS, changes)
+    super().__init__(num_classes, spec, fc_init or hk.initializers.RandomNormal(0.01), name=name)
     self.stem_convs = [
       Conv2D(channels, kernel, stride, name=f'stem_conv{i}')
       for i, (kernel, stride, channels) in enumerate(spec.stem)
@@ -216,8 +203,6 @@ class ResNet(hk.Module):
     ]
     self.stages = _make_stages(spec, cross_replica_axis)
     self.final_norm = BatchNorm(_DECAY, _EPS, cross_replica_axis, 'final_norm')
-    w_init = fc_init or hk.initializers.RandomNormal(0.01)
-    self.classifier = hk.Linear(num_classes, w_init=w_init, name='linear')
 
   def stem(self, images: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
     """Maps images [N, H, W, 3] to the first block's input."""
@@ -242,26 +227,6 @@ class ResNet(hk.Module):
       maps[f'stage{i}'] = x
     return maps
 
-  def __call__(
-    self, images: jax.Array, is_training: bool, test_local_stats: bool = False
-  ) -> dict[str, jax.Array]:
-    """Classifies images.
-
-    Args:
-      images: [N, H, W, 3] normalised images of any size, float32 or bfloat16.
-      is_training: whether the batch's own statistics are used and the running ones updated, and
-        dropout and stochastic depth are active (then a random key is needed).
-      test_local_stats: the batch's own statistics outside training, too.
-
-    Returns:
-      {'pool': [N, C] pooled features, 'logits': [N, K]}, in the images' dtype.
-    """
-    if images.ndim != 4:
-      raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
-    *_, x = self.features(images, is_training, test_local_stats).values()
-    x = self.activation(self.final_norm(x, is_training, test_local_stats))
-    pool = jnp.mean(x, axis=(1, 2))
-    out = pool
-    if is_training and self.spec.drop_rate > 0:
-      out = hk.dropout(hk.next_rng_key(), self.spec.drop_rate, out)
-    return {'pool': pool, 'logits': self.classifier(out)}
+  def finish(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
+    """Normalises and activates the last stage's map."""
+    return self.activation(self.final_norm(x, is_training, test_local_stats))

@@ -103,9 +103,7 @@ def load_pretrained(
 
 def _load_file(path: Path) -> Pretrained:
   """A local file: safetensors of this library, else a pickle of DeepMind's release."""
-  with path.open('rb') as file:
-    is_safetensors = file.read(9)[8:] == b'{'
-  if not is_safetensors:
+  if not trees.is_safetensors(path):
     params = load_deepmind(path)
     name = find_variant(params)
     return Pretrained(params, zoo.get_spec(name), name)

@@ -104,6 +104,12 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   return _read(Path(path), with_arrays=False)[0]
 
 
+def is_safetensors(path: str | os.PathLike) -> bool:
+  """Whether a file begins as safetensors do: eight bytes of length, then JSON."""
+  with open(path, 'rb') as file:
+    return file.read(9)[8:] == b'{'
+
+
 def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[str, Any]]) -> Tree:
   """Checks loaded arrays against a model: every one must be there, in shape, and none besides.
 

@@ -5,22 +5,21 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarking import scaling, table
 from benchmarking.table import Row
+from experiments import figures
 
-# Okabe and Ito's palette, marker and, in the bars, hatch.
+# Colour, marker and, in the bars, hatch.
 _STYLES = {
-  'ours': ('#0072B2', 'o', ''),
-  'unfolded': ('#56B4E9', 'v', ''),
-  'published': ('#E69F00', 's', '///'),
-  'timm': ('#D55E00', '^', ''),
-  'timm-contiguous': ('#CC79A7', 'D', '...'),
-  'timm-compiled': ('#009E73', 'P', 'xxx'),
+  'ours': (figures.BLUE, 'o', ''),
+  'unfolded': (figures.SKY_BLUE, 'v', ''),
+  'published': (figures.ORANGE, 's', '///'),
+  'timm': (figures.VERMILION, '^', ''),
+  'timm-contiguous': (figures.PURPLE, 'D', '...'),
+  'timm-compiled': (figures.GREEN, 'P', 'xxx'),
 }
 _LABELS = {
   'timm': 'timm (channels last)',
@@ -77,7 +76,7 @@ def _draw_lines(lines: list[dict[str, Any]], footnote: str) -> Figure:
     axes.set_xlabel('images in a batch' if panel[1] == 'batch' else 'height and width (px)')
     axes.set_ylabel('time of a call (ms)')
     axes.legend(frameon=False, fontsize='small')
-    _tidy(axes)
+    figures.tidy(axes)
   return figure
 
 
@@ -125,7 +124,7 @@ def _draw_bars(rows: list[Row], footnote: str) -> Figure:
   axes.set_xlim(0, 1.1 * max(longest, 1.0 if relative else 0.0))
   axes.set_xlabel('time of a call / ours (above 1: ours is quicker)' if relative else 'time (ms)')
   figure.legend(seen.values(), seen.keys(), loc='outside upper center', ncols=3, frameon=False)
-  _tidy(axes, 'x')
+  figures.tidy(axes, 'x')
   return figure
 
 
@@ -146,13 +145,6 @@ def _figure(width: float, height: float, footnote: str) -> Figure:
   lines = textwrap.wrap(footnote, round(13 * width))
   size = (width, height + 0.2 * len(lines))
   figure = Figure(figsize=size, dpi=110, layout='constrained')
-  FigureCanvasAgg(figure)
   if lines:
     figure.supxlabel('\n'.join(lines), fontsize='small', color='0.35')
   return figure
-
-
-def _tidy(axes: Axes, grid: str = 'both') -> None:
-  axes.grid(axis=grid, color='0.9', linewidth=0.8)
-  axes.set_axisbelow(True)
-  axes.spines[['top', 'right']].set_visible(False)

@@ -15,7 +15,6 @@ from benchmarking.child import Child, ChildError
 # All contestants stay in a GPU's memory together, so none may take most of it.
 SHARES_GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
 TASKS = ('predict', 'gradient', 'step')
-CONTESTANTS = ('ours', 'unfolded', 'published', 'timm', 'timm-contiguous', 'timm-compiled')
 _LEAST_ROUNDS = 3
 _LEAST_SECONDS = 0.2  # of a contestant's turn; quicker calls are repeated
 _MOST_CALLS = 100

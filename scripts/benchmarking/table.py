@@ -1,4 +1,4 @@
-"""Rows of results as text and as Markdown, and two files of results side by side."""
+"""Rows of results as text and as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

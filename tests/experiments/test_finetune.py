@@ -177,11 +177,11 @@ def test_a_linear_probe_trains_the_head_alone_and_saves_whole_weights(
 
 def test_features_are_computed_again_when_a_picture_changes(make_config, folder):
   config = settings.resolve(make_config(linear_probe=True))
-  before = linear_probe._files(config)
+  before = linear_probe._file_stats(config)
   picture = next((folder / 'train').rglob('*.png'))
   data = picture.read_bytes()
   picture.write_bytes(data + b'\0')
-  assert linear_probe._files(config) != before
+  assert linear_probe._file_stats(config) != before
   picture.write_bytes(data)
 
 

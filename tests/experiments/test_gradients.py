@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 
 import nfnets
-from configs import nfnet_imagenet
 from experiments import gradients
-from experiments import settings as run_settings
 from experiments.batch import Batch
-from experiments.errors import ConfigError
 from nfnets import conv, optim
 
 
@@ -140,14 +137,3 @@ def test_rematerialized_stages_change_no_gradient():
     np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
   assert 'prevent_cse' not in plain_text  # a parameter of JAX's checkpoint
   assert remat_text.count('prevent_cse') >= 2  # two blocks
-
-
-def test_fields_of_the_step_that_no_network_has_are_refused():
-  for field, value, sentence in (
-    ('remat', (4,), r'may name stages of \(0, 1, 2, 3\) here .* got \(4,\)'),
-    ('packed_stem', 'yes', r"packed_stem must be one of \('auto', 'on', 'off'\), got 'yes'"),
-  ):
-    config = nfnet_imagenet.get_config('F0')
-    config.model[field] = value
-    with pytest.raises(ConfigError, match=sentence):
-      run_settings.resolve(config)

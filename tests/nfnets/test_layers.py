@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from nfnets import layers
+from nfnets.weight_standardization import standardize
 
 CONVS = [
   (layers.WSConv1D, (2, 16, 8), 3, {}),
@@ -36,7 +37,7 @@ def test_standardised_weights_have_zero_mean_and_variance_gain_squared_over_fan_
   rng = np.random.default_rng(0)
   w = rng.normal(0.3, 2.0, (3, 3, 16, 8)).astype(np.float32)
   gain = np.linspace(0.5, 2.0, 8, dtype=np.float32)
-  w_hat = np.asarray(layers.standardize(w, gain), np.float64).reshape(-1, 8)
+  w_hat = np.asarray(standardize(w, gain), np.float64).reshape(-1, 8)
   np.testing.assert_allclose(w_hat.mean(0), 0, atol=1e-6)
   np.testing.assert_allclose(w_hat.var(0) * 144, gain**2, rtol=1e-5)
 
@@ -47,15 +48,15 @@ def test_the_two_kinds_of_epsilon():
   w = jnp.array([-s, s, -s, s], jnp.float32).reshape(4, 1)
   ones = jnp.ones(1)
   # fan_in * var = 4e-6 < 1e-4: the divisor is sqrt(1e-4).
-  np.testing.assert_allclose(layers.standardize(w, ones)[1, 0], s / 1e-2, rtol=1e-5)
-  added = layers.standardize(w, ones, epsilon=1e-5, epsilon_added_to_variance=True)
+  np.testing.assert_allclose(standardize(w, ones)[1, 0], s / 1e-2, rtol=1e-5)
+  added = standardize(w, ones, epsilon=1e-5, epsilon_added_to_variance=True)
   np.testing.assert_allclose(added[1, 0], s / np.sqrt(4 * (s**2 + 1e-5)), rtol=1e-5)
 
 
 def test_a_constant_filter_gives_about_zero_and_finite_gradients():
   w = jnp.full((3, 3, 4, 2), 0.7)
-  gradient = jax.grad(lambda w: jnp.sum(layers.standardize(w, jnp.ones(2)) ** 2))(w)
-  np.testing.assert_allclose(layers.standardize(w, jnp.ones(2)), 0, atol=1e-4)  # mean rounds
+  gradient = jax.grad(lambda w: jnp.sum(standardize(w, jnp.ones(2)) ** 2))(w)
+  np.testing.assert_allclose(standardize(w, jnp.ones(2)), 0, atol=1e-4)  # mean rounds
   assert np.all(np.isfinite(gradient))
 
 
@@ -76,8 +77,8 @@ def test_bfloat16_statistics_are_taken_in_float32():
   rng = np.random.default_rng(0)
   w = jnp.asarray(1.0 + 0.05 * rng.standard_normal((3, 3, 256, 4)), jnp.bfloat16)
   gain = jnp.ones(4, jnp.bfloat16)
-  expected = layers.standardize(w.astype(jnp.float32), jnp.ones(4))
-  got = layers.standardize(w, gain)
+  expected = standardize(w.astype(jnp.float32), jnp.ones(4))
+  got = standardize(w, gain)
   assert got.dtype == jnp.bfloat16
   np.testing.assert_allclose(np.float32(got), expected, rtol=2e-2, atol=1e-4)
 

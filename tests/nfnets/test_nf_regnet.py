@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnets import nf_regnet, signal_propagation
+from nfnets import nf_regnet
 
 
 def shapes_of(**arguments):
@@ -31,27 +31,15 @@ def test_every_published_tree_has_a_variant(trees):
   assert {f'NF_RegNet/{v}' for v in nf_regnet.VARIANTS} == published
 
 
-def test_outputs_and_block_statistics_equal_the_published_ones(golden, recipe, recipe_params):
-  case = 'nf_regnet_b0_96'
-
+def test_outputs_and_block_statistics_equal_the_published_ones(
+  check_against_published, recipe, recipe_params
+):
   def network(images):
     return nf_regnet.NFRegNet(1000, 'B0')(images, is_training=False)
 
   images = recipe.images(5, (2, 96, 96, 3))
-  expected = golden('models')
-  statistics, out = signal_propagation.measure(network, recipe_params(network, images), images)
-  for output in ('logits', 'pool'):
-    want = expected[f'{case}/{output}']
-    np.testing.assert_allclose(out[output], want, rtol=0, atol=1e-4 * np.abs(want).max())
-  blocks = [p for p in statistics if p.rpartition('/')[2].startswith('nf_block')]
-  blocks = [path for path in blocks if '.' not in path]
-  assert len(blocks) == 16
-  for i, path in enumerate(['NF_RegNet.stem', *blocks]):
-    for name, key in (('average_squared_mean', 'avg_sq_mean'), ('average_variance', 'avg_var')):
-      np.testing.assert_allclose(statistics[path][name], expected[f'{case}/{key}_{i}'], rtol=1e-4)
-  for i, path in enumerate(blocks):
-    got = statistics[f'{path}.residual']['average_variance']
-    np.testing.assert_allclose(got, expected[f'{case}/res_avg_var_{i}'], rtol=1e-4)
+  params = recipe_params(network, images)
+  check_against_published('nf_regnet_b0_96', network, params, images, num_blocks=16)
 
 
 def test_width_multiplies_everything_before_it_is_rounded():

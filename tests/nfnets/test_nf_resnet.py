@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnets import nf_resnet, nfnet, signal_propagation
+from nfnets import nf_resnet, nfnet
 
 # Size and seed of the images, and constructor arguments, of the golden cases (tests/golden).
 CASES = {
@@ -40,27 +40,16 @@ def test_every_published_tree_has_a_variant(trees):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_outputs_and_block_statistics_equal_the_published_ones(case, golden, recipe, recipe_params):
+def test_outputs_and_block_statistics_equal_the_published_ones(
+  case, check_against_published, recipe, recipe_params
+):
   size, seed, arguments = CASES[case]
 
   def network(images):
     return nf_resnet.NFResNet(**arguments)(images, is_training=False)
 
   images = recipe.images(seed, (2, size, size, 3))
-  expected = golden('models')
-  statistics, out = signal_propagation.measure(network, recipe_params(network, images), images)
-  for output in ('logits', 'pool'):
-    want = expected[f'{case}/{output}']
-    np.testing.assert_allclose(out[output], want, rtol=0, atol=1e-4 * np.abs(want).max())
-  blocks = [p for p in statistics if p.rpartition('/')[2].startswith('nf_res_block')]
-  blocks = [path for path in blocks if '.' not in path]
-  assert len(blocks) == 16
-  for i, path in enumerate(['NF_ResNet.stem', *blocks]):
-    for name, key in (('average_squared_mean', 'avg_sq_mean'), ('average_variance', 'avg_var')):
-      np.testing.assert_allclose(statistics[path][name], expected[f'{case}/{key}_{i}'], rtol=1e-4)
-  for i, path in enumerate(blocks):
-    got = statistics[f'{path}.residual']['average_variance']
-    np.testing.assert_allclose(got, expected[f'{case}/res_avg_var_{i}'], rtol=1e-4)
+  check_against_published(case, network, recipe_params(network, images), images, num_blocks=16)
 
 
 def test_width_multiplies_the_stem_too():

@@ -1,9 +1,11 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
 from nfnets import ModelSpec
+from nfnets.spec import Conventions
 
 SMALL = ModelSpec(width=(32, 64), depth=(1, 2), stride=(1, 2), group_width=8)
 
@@ -15,6 +17,12 @@ def test_numbers_stand_for_all_stages():
 
 def test_a_spec_survives_json():
   assert ModelSpec.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL
+
+
+@pytest.mark.parametrize('record', [ModelSpec, Conventions])
+def test_every_field_is_described_in_order(record):
+  described = re.findall(r'^    (\w+): ', record.__doc__, re.MULTILINE)
+  assert described == [field.name for field in dataclasses.fields(record)]
 
 
 def test_a_spec_is_frozen():

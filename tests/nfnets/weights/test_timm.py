@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from nfnets import layers, nfnet_light, zoo
+from nfnets import nfnet_light, zoo
 from nfnets.nfnet_light import VARIANTS
+from nfnets.weight_standardization import standardize
 from nfnets.weights import from_timm, to_timm
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden'
@@ -84,8 +85,8 @@ def test_the_gains_absorb_the_epsilon_where_it_matters():
   as_published = from_timm(state, MOVED['dm_tiny'])['NFNet/~/nf_block/~/conv1']
   assert np.all(np.abs(as_published['gain']) < 0.9 * np.abs(as_timm['gain']))
   np.testing.assert_allclose(
-    layers.standardize(as_published['w'], as_published['gain']),
-    layers.standardize(as_timm['w'], as_timm['gain'], epsilon=1e-5, epsilon_added_to_variance=True),
+    standardize(as_published['w'], as_published['gain']),
+    standardize(as_timm['w'], as_timm['gain'], epsilon=1e-5, epsilon_added_to_variance=True),
     rtol=1e-4,
     atol=1e-7,
   )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnets import layers
+from nfnets.weight_standardization import standardize
 
 
 def reference(w, gain, epsilon=1e-4, added=False):
@@ -37,7 +37,7 @@ def test_values_and_derivatives_of_both_modes_equal_automatic_ones(shape, added)
     cotangent = jnp.asarray(rng.standard_normal(w.shape))
 
     def ours(w, gain):
-      return layers.standardize(w, gain, epsilon_added_to_variance=added)
+      return standardize(w, gain, epsilon_added_to_variance=added)
 
     def theirs(w, gain):
       return reference(w, gain, added=added)
@@ -48,6 +48,26 @@ def test_values_and_derivatives_of_both_modes_equal_automatic_ones(shape, added)
       strict=True,
     ):
       np.testing.assert_allclose(mine, want, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize('added', [False, True])
+def test_recomputed_values_and_gradients_equal_automatic_ones(added):
+  with jax.enable_x64(True):
+    w, gain = weights()
+    cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(w.shape))
+
+    def ours(w, gain):
+      return standardize(w, gain, epsilon_added_to_variance=added, recompute=True)
+
+    def theirs(w, gain):
+      return reference(w, gain, added=added)
+
+    got, pull = jax.vjp(ours, w, gain)
+    want, pull_reference = jax.vjp(theirs, w, gain)
+    for mine, expected in zip(
+      (got, *pull(cotangent)), (want, *pull_reference(cotangent)), strict=True
+    ):
+      np.testing.assert_allclose(mine, expected, rtol=1e-8, atol=1e-8)
 
 
 def test_second_derivatives_and_vmap():
@@ -62,12 +82,10 @@ def test_second_derivatives_and_vmap():
       return jax.grad(lambda w: jnp.sum(jax.grad(loss)(w) ** 3))(w)
 
     want = curvature(reference)
-    np.testing.assert_allclose(
-      curvature(layers.standardize), want, atol=1e-9 * float(jnp.abs(want).max())
-    )
+    np.testing.assert_allclose(curvature(standardize), want, atol=1e-9 * float(jnp.abs(want).max()))
     many = jnp.stack([w, 2 * w + 1])
     np.testing.assert_allclose(
-      jax.vmap(lambda w: layers.standardize(w, gain))(many),
+      jax.vmap(lambda w: standardize(w, gain))(many),
       jnp.stack([reference(x, gain) for x in many]),
       rtol=1e-9,
     )
@@ -79,12 +97,12 @@ def test_a_mean_far_above_the_standard_deviation_costs_few_digits():
   w = np.float32(1000 + rng.standard_normal((3, 3, 64, 4)))
   with jax.enable_x64(True):
     exact = np.asarray(reference(jnp.asarray(w, jnp.float64), jnp.ones(4)))
-  got = layers.standardize(jnp.asarray(w), jnp.ones(4))
+  got = standardize(jnp.asarray(w), jnp.ones(4))
   np.testing.assert_allclose(got, exact, rtol=0, atol=1e-4 * np.abs(exact).max())
 
 
 def test_a_constant_filter_stays_zero_and_its_gradient_finite():
   w = jnp.full((3, 3, 4, 2), 7.0)
-  value, pull = jax.vjp(lambda w: layers.standardize(w, jnp.ones(2)), w)
+  value, pull = jax.vjp(lambda w: standardize(w, jnp.ones(2)), w)
   np.testing.assert_array_equal(value, 0.0)
   assert np.isfinite(pull(jnp.ones_like(w))[0]).all()

@@ -1,0 +1,16 @@
+"""Files that are replaced in one move, so that a reader never meets half of one."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> Path:
+  """Lets `write` fill a file beside path, then moves it there; returns path."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    write(temporary)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+  return path
