@@ -41,7 +41,8 @@ def strategy(name: str) -> Iterator[None]:
   'plain' leaves every convolution to XLA (right when compiling ahead of time for an accelerator
   from a machine without one), 'cpu' rewrites them as the module says, and 'auto' is 'cpu' where
   `jax.default_backend()` is, else 'plain'. The values agree up to rounding. A function that jit has
-  already traced keeps its choice.
+  already traced keeps its choice. With 'cpu' a network's training call computes activations again
+  for the gradient (nfnets/recompute.py), so it has no forward-mode derivative; with 'plain' it has.
 
   Raises:
     ValueError: there is no such strategy.
@@ -104,7 +105,9 @@ def conv(
     if math.prod(w.shape[:-2]) > 1 or is_padded:
       return plain(x, w)
     seen = lax.slice(x, (0,) * x.ndim, x.shape, (1, *stride, 1))
-    return jnp.matmul(seen, w.reshape(w.shape[-2:]))
+    # Of matrices: with more axes, the gradient of the weights begins with a slow transposition.
+    product = seen.reshape(-1, x.shape[-1]) @ w.reshape(w.shape[-2:])
+    return product.reshape(*seen.shape[:-1], w.shape[-1])
 
   if not is_for_cpu():
     return plain(x, w, groups)

@@ -23,8 +23,6 @@ from nfnets import conv as conv_lib
 PACKINGS = ('auto', 'on', 'off')
 _packing = contextvars.ContextVar('nfnets_stem_packing', default='auto')
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
-
 
 @contextlib.contextmanager
 def packing(name: str) -> Iterator[None]:
