@@ -80,6 +80,8 @@ def draw_latency(points: Points, steps: Mapping[str, Mapping[str, Any]]) -> Figu
     by_model = {point.get('model'): point for point in points}
     for kind, fill in (('measured', figures.BLUE), ('estimated', 'white')):
       found = [(by_model[m], step['ms']) for m, step in steps.items() if step['kind'] == kind]
+      if not found:
+        continue
       grid[2].plot(
         [ms for _, ms in found],
         [point['top1'] for point, _ in found],
