@@ -126,9 +126,14 @@ def test_a_run_in_processes_where_there_are_several_devices(
 def test_an_interruption_keeps_the_file_and_leaves_no_process(tmp_path):
   command = [sys.executable, SCRIPTS / 'benchmark.py', 'F0', '--out', str(tmp_path / 'a.json')]
   environment = {**os.environ, 'PYTHONPATH': str(SCRIPTS.parent)}
-  process = subprocess.Popen(
-    command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-  )
+  # What a shell runs in the background ignores interruptions, and so would its children.
+  handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+  try:
+    process = subprocess.Popen(
+      command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+  finally:
+    signal.signal(signal.SIGINT, handler)
   process.stderr.readline()  # something has begun
   os.killpg(process.pid, signal.SIGINT)
   _, error = process.communicate(timeout=60)
