@@ -136,21 +136,21 @@ def _convolve(
   conv: WSConv2D | Conv2D,
   before: Callable[[jax.Array], jax.Array],
   x: jax.Array,
-  activated: jax.Array,
   is_training: bool,
+  activated: jax.Array | None = None,
 ) -> jax.Array:
-  """Returns conv(activated), where activated is before(x).
+  """Returns conv(before(x)); activated is before(x), if it is there already.
 
   For a training step on a CPU only x is kept, and before(x) computed again: half the memory.
   """
   if not (is_training and conv_lib.is_for_cpu()):
-    return conv(activated)
+    return conv(before(x) if activated is None else activated)
 
   def run(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
     settings = {'stride': conv.stride, 'padding': conv.padding, 'groups': conv.groups}
     return conv_lib.conv(before(x), w, **settings) + bias
 
-  return recomputed(run)(x, *conv.weights(activated.shape[-1], x.dtype, recompute=True))
+  return recomputed(run)(x, *conv.weights(x.shape[-1], x.dtype, recompute=True))
 
 
 def _attention(plan: BlockPlan, spec: ModelSpec) -> hk.Module | None:
@@ -209,24 +209,24 @@ class NFBlock(hk.Module):
     if self.conv_shortcut is None:
       return x
     if self.plan.stride == 1 or self.spec.shortcut != 'average_pool':
-      return _convolve(self.conv_shortcut, self.enter, x, activated, is_training)
+      return _convolve(self.conv_shortcut, self.enter, x, is_training, activated)
     window = (1, self.plan.stride, self.plan.stride, 1)
 
     def pool(activated: jax.Array) -> jax.Array:
       return hk.avg_pool(activated, window, window, 'SAME')  # padding is not counted
 
     return _convolve(
-      self.conv_shortcut, lambda x: pool(self.enter(x)), x, pool(activated), is_training
+      self.conv_shortcut, lambda x: pool(self.enter(x)), x, is_training, pool(activated)
     )
 
   def residual(self, x: jax.Array, activated: jax.Array, is_training: bool) -> jax.Array:
     """The branch before stochastic depth, skip gain and alpha."""
-    x = _convolve(self.conv0, self.enter, x, activated, is_training)
+    x = _convolve(self.conv0, self.enter, x, is_training, activated)
     for conv in self.spatial_convs:
-      x = _convolve(conv, self.activation, x, self.activation(x), is_training)
+      x = _convolve(conv, self.activation, x, is_training)
     if self.attention is not None and self.spec.attention_position == 'before_last_conv':
       x = (self.attention(x) * self.attention_gain) * x
-    x = _convolve(self.conv2, self.activation, x, self.activation(x), is_training)
+    x = _convolve(self.conv2, self.activation, x, is_training)
     if self.attention is not None and self.spec.attention_position == 'last':
       x = (self.attention(x) * self.attention_gain) * x
     return x
@@ -281,7 +281,7 @@ class NFBackbone(hk.Module):
     channels = images.shape[-1]
     for i, conv in enumerate(self.stem_convs):
       if packed is None:
-        x = _convolve(conv, self.activation, x, self.activation(x), is_training) if i else conv(x)
+        x = _convolve(conv, self.activation, x, is_training) if i else conv(x)
       else:
         x = self.activation(x) if i else x
         x = stem_lib.convolve(x, *conv.weights(channels, x.dtype), packed[i])
@@ -327,7 +327,7 @@ class NFBackbone(hk.Module):
       raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
     *_, x = self.features(images, is_training).values()
     if self.final_conv is not None:
-      x = _convolve(self.final_conv, lambda x: x, x, x, is_training)
+      x = _convolve(self.final_conv, lambda x: x, x, is_training)
     x = self.activation(x)
     pool = jnp.mean(x, axis=(1, 2)) * self.pool_gamma
     out = pool
