@@ -125,7 +125,10 @@ def read(compiled: Any, all_reduce_bytes: int, compile_seconds: float) -> Costs:
   )
 
 
-_OUT_OF_MEMORY = re.compile(r'Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm')
+# It refuses early, by the sum of what has to be kept, or late, by the finished allotment.
+_OUT_OF_MEMORY = re.compile(
+  r'HLO temporaries \(([\d.]+)([KMGT])\) exceeds|Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm'
+)
 
 
 def needed_memory(message: str) -> int | None:
@@ -136,4 +139,5 @@ def needed_memory(message: str) -> int | None:
   match = _OUT_OF_MEMORY.search(message)
   if not match:
     return None
-  return int(float(match[1]) * 1024 ** ('KMGT'.index(match[2]) + 1))
+  number, unit = match[1] or match[3], match[2] or match[4]
+  return int(float(number) * 1024 ** ('KMGT'.index(unit) + 1))

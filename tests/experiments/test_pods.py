@@ -51,12 +51,20 @@ def test_a_text_without_an_entry_is_refused():
     costs.read_text('HloModule nothing\n')
 
 
-def test_the_compilers_refusal_is_read():
-  message = (
+@pytest.mark.parametrize(
+  'message',
+  [
     'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 21.50G of 15.48G hbm. '
-    'Exceeded hbm capacity by 6.02G.'
-  )
+    'Exceeded hbm capacity by 6.02G.',
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries '
+    '(21.50G) exceeds available HBM (15.48G).',
+  ],
+)
+def test_the_compilers_refusal_is_read(message):
   assert costs.needed_memory(message) == 21.5 * GIB
+
+
+def test_another_error_is_no_refusal():
   assert costs.needed_memory('INTERNAL: something else') is None
 
 
