@@ -105,6 +105,9 @@ def get_config() -> ConfigDict:
   config.data.order = ('mix', 'augment', 'normalize')
   config.data.eval_mode = 'resize_crop_32'  # 'crop_resize', 'resize_crop_0.875' or 'resize' (all)
   config.data.eval_batch_size = config_dict.placeholder(int)  # None: global_batch_size
+  # Whether the host rounds training images to compute_dtype and packs them for the stem: 'auto'
+  # (for accelerators), 'on' or 'off'. The network sees the same values.
+  config.data.packed_images = 'auto'
   config.data.num_workers = 0  # processes that prepare batches; 0: threads of this process
   config.data.num_threads = 8  # threads per process that decode and augment
   config.data.max_corrupt_fraction = 0.001  # more unreadable pictures than this end the run

@@ -10,12 +10,20 @@ from concurrent import futures
 from typing import Any
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.augment import mixing
-from experiments.batch import Batch
+from experiments.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.errors import DataError
-from experiments.examples import Draw, EvaluationExample, Made, TrainExample, Unreadable
+from experiments.examples import (
+  Cropped,
+  Draw,
+  EvaluationExample,
+  Made,
+  TrainExample,
+  Unreadable,
+)
 
 PAIRINGS = ('second_image', 'within_batch')
 
@@ -75,6 +83,7 @@ class TrainBatch:
       with the one before it in the host's batch, which halves the decoding.
     num_devices: leading axis of the batch.
     num_threads: that share the work.
+    layout: of the batch's images.
   """
 
   example: TrainExample
@@ -82,6 +91,7 @@ class TrainBatch:
   pairing: str
   num_devices: int
   num_threads: int
+  layout: ImageLayout = NATURAL_LAYOUT
 
   def __post_init__(self):
     """Checks the names; raises DataError."""
@@ -97,18 +107,23 @@ class TrainBatch:
   def __call__(self, draws: list[Draw]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used, which may repeat."""
     example, size = self.example, self.example.image_size
-    pixels = np.empty((len(draws), size, size, 3), np.float32)
+    pixels = np.empty((len(draws), *self.layout.shape(size)), jnp.dtype(self.layout.dtype))
     kinds = [mixing.kind_of(self.recipe, place) for place in range(len(draws))]
 
+    def finish(place: int, first: Cropped, second: Cropped | None) -> Made:
+      image = np.empty((size, size, 3), np.float32)
+      made = example.finish(draws[place], first, second, kinds[place], image)
+      self.layout.store(image, pixels[place])
+      return made
+
     def make(place: int) -> Made:
-      draw, kind = draws[place], kinds[place]
-      second = None if kind == 'none' else example.second(draw)
-      return example.finish(draw, example.first(draw), second, kind, pixels[place])
+      draw = draws[place]
+      second = None if kinds[place] == 'none' else example.second(draw)
+      return finish(place, example.first(draw), second)
 
     def make_of_cropped(place: int) -> Made:
-      draw, kind = draws[place], kinds[place]
       partner = cropped[place - 1]._replace(unreadable=())  # reported with its own example
-      return example.finish(draw, cropped[place], partner, kind, pixels[place])
+      return finish(place, cropped[place], partner)
 
     if self.recipe == 'none' or self.pairing == 'second_image':
       made = _map(make, len(draws), self.num_threads)

@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from experiments import assemble, examples, sources
-from experiments.batch import Batch
+from experiments.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.errors import DataError
 
 _BATCHES_AHEAD = 2  # made while the device works, in each process
@@ -97,6 +97,7 @@ def train_batches(
   num_devices: int,
   process_index: int = 0,
   process_count: int = 1,
+  layout: ImageLayout = NATURAL_LAYOUT,
 ) -> Batches:
   """Returns this host's share of the training batches, without end, from a step on.
 
@@ -109,6 +110,7 @@ def train_batches(
     num_devices: local devices of this host.
     process_index: number of this host.
     process_count: number of hosts; each takes every process_count-th example.
+    layout: of the images, as the step was built for it (`settings.image_layout`).
 
   Returns:
     Iterator of Batch with B = global_batch_size / (process_count * num_devices).
@@ -136,7 +138,7 @@ def train_batches(
     .slice(slice(process_index, None, process_count))
     .batch(host_batch, batch_fn=list)
     .slice(slice(start_step, None))
-    .map(_make_train_batch(source, config.data, num_devices))
+    .map(_make_train_batch(source, config.data, num_devices, layout))
   )  # fmt: skip
   return _iterate(dataset, config, len(source))
 
@@ -147,11 +149,13 @@ def _shuffled(size: int, seed: int) -> grain.MapDataset:
 
 
 def _make_train_batch(
-  source: sources.Source, data: ConfigDict, num_devices: int
+  source: sources.Source, data: ConfigDict, num_devices: int, layout: ImageLayout = NATURAL_LAYOUT
 ) -> assemble.TrainBatch:
   max_unreadable = min(int(data.max_corrupt_fraction * len(source)) + 1, len(source))
   example = examples.TrainExample.from_config(source, data, max_unreadable)
-  return assemble.TrainBatch(example, data.mixing, data.mix_pairing, num_devices, data.num_threads)
+  return assemble.TrainBatch(
+    example, data.mixing, data.mix_pairing, num_devices, data.num_threads, layout
+  )
 
 
 def test_batches(

@@ -36,6 +36,7 @@ class StepSettings:
   stage_depths: tuple[int, ...] | None = None  # blocks of each stage, for the clipped share
   remat: tuple[int, ...] = ()  # stages that the gradient computes again instead of keeping them
   packed_stem: str = 'auto'  # as `nfnets.stem.packing`; 'auto' leaves it to the caller's context
+  image_block: int = 1  # of the batch's ImageLayout
 
 
 def cross_entropy(
@@ -150,6 +151,8 @@ def _make_loss(network: hk.TransformedWithState, settings: StepSettings):
       mask = optim.frozen_mask(params, settings.frozen)
       params = jax.tree.map(lambda p, f: lax.stop_gradient(p) if f else p, params, mask)
     params, images = cast((params, batch.images), compute_dtype)
+    if settings.image_block > 1:
+      images = stem.PackedImages(images, settings.image_block)
     packing = contextlib.nullcontext() if chosen == 'auto' else stem.packing(chosen)
     with backbone.rematerialize(settings.remat), packing:
       out, network_state = network.apply(params, network_state, key, images, is_training=True)

@@ -50,7 +50,8 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
   num_classes = settings.num_classes(config, info.num_classes)
   plan = settings.make_plan(config, info.num_train)
   network = settings.make_network(config, num_classes)
-  optimizer, step_settings = settings.make_optimizer(config, plan)
+  layout = settings.image_layout(config, jax.default_backend())
+  optimizer, step_settings = settings.make_optimizer(config, plan, layout)
   train_step = steps.make_train_step(network, optimizer, step_settings)
   eval_step = steps.make_eval_step(network)
   hosts = {'process_index': jax.process_index(), 'process_count': jax.process_count()}
@@ -107,6 +108,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
       if config.on_nonfinite == 'skip':
         distributed.say(f'step {step} was left out: its loss or gradient is not finite.')
         return
+      batch = batch._replace(images=layout.restore(batch.images))
       where = faults.first_nonfinite(network, state.params, state.network_state, batch)
       files = faults.write_inspection(workdir, step, state.params, batch) if is_main else ()
       raise NonFiniteError(
@@ -130,7 +132,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
     stopped = False
     with (
       metrics.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
-      data.train_batches(config, start, num_devices, **hosts) as batches,
+      data.train_batches(config, start, num_devices, **hosts, layout=layout) as batches,
       profiling.Profile(workdir, config.profile if is_main else '') as profile,
     ):
       for step in range(start + 1, plan.total_steps + 1):

@@ -10,12 +10,14 @@ convolutions, up to the order of summation.
 
 import contextlib
 import contextvars
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from nfnets import conv as conv_lib
@@ -106,11 +108,11 @@ def plan(
   return packed
 
 
-def pack(x: jax.Array, block: int) -> jax.Array:
+def pack(x: jax.Array | np.ndarray, block: int) -> jax.Array | np.ndarray:
   """Makes block x block pixels the channels of one place.
 
   Args:
-    x: [N, H, W, C], H and W multiples of block.
+    x: [N, H, W, C], H and W multiples of block; of NumPy or JAX, and so is the result.
     block: side of the square of pixels.
 
   Returns:
@@ -121,6 +123,52 @@ def pack(x: jax.Array, block: int) -> jax.Array:
   x = x.reshape(n, height // block, block, width // block, block, channels)
   x = x.transpose(0, 1, 3, 2, 4, 5)
   return x.reshape(n, height // block, width // block, block * block * channels)
+
+
+def unpack(x: jax.Array | np.ndarray, block: int) -> jax.Array | np.ndarray:
+  """Undoes `pack`: [N, h, w, block * block * C] to [N, h * block, w * block, C]."""
+  n, height, width, channels = x.shape
+  x = x.reshape(n, height, width, block, block, channels // block**2)
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(n, height * block, width * block, channels // block**2)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedImages:
+  """Images whose pixels are packed already, such as by the host: for a network in their place.
+
+  Attributes:
+    places: [N, h, w, block * block * C], from `pack`.
+    block: side of the square of pixels of a place.
+  """
+
+  places: jax.Array
+  block: int
+
+  @property
+  def shape(self) -> tuple[int, int, int, int]:
+    """That of the images, [N, H, W, C]."""
+    n, height, width, channels = self.places.shape
+    return n, height * self.block, width * self.block, channels // self.block**2
+
+  @property
+  def ndim(self) -> int:
+    """Axes of the images."""
+    return len(self.shape)
+
+
+def as_places(images: jax.Array | PackedImages, block: int) -> jax.Array:
+  """Returns images [N, H, W, C] packed with this block, whether they were packed or not."""
+  if isinstance(images, PackedImages) and images.block == block:
+    return images.places
+  return pack(as_images(images), block)
+
+
+def as_images(images: jax.Array | PackedImages) -> jax.Array:
+  """Returns images [N, H, W, C] as they are, whether they were packed or not."""
+  if isinstance(images, PackedImages):
+    return unpack(images.places, images.block)
+  return images
 
 
 def pack_weight(w: jax.Array, packed: PackedConv) -> jax.Array:

@@ -23,6 +23,7 @@ PUBLISHED_MS = {
 # What the compiled program follows from, beside the config.
 _SOURCES = (
   'nfnets',
+  'experiments/batch.py',
   'experiments/gradients.py',
   'experiments/pods',
   'experiments/settings.py',
@@ -211,7 +212,7 @@ class Planner:
 
   def _key(self, batch: int) -> str:
     config = self.config.to_dict()
-    config['data'] = {'image_size': config['data']['image_size']}
+    config['data'] = {field: config['data'][field] for field in ('image_size', 'packed_images')}
     for field in ('global_batch_size', 'num_epochs', 'seed'):  # constants of the same program
       config.pop(field)
     parts = {

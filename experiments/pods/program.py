@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from experiments import settings, steps
-from experiments.batch import Batch
+from experiments.batch import Batch, ImageLayout
 from experiments.errors import ConfigError
 from experiments.pods import costs
 from experiments.pods.chips import Topology
@@ -76,25 +76,26 @@ def lower(
   """
   plan = settings.make_plan(config, examples)
   network = settings.make_network(config, config.model.num_classes)
-  optimizer, step_settings = settings.make_optimizer(config, plan)
+  layout = settings.image_layout(config, 'tpu')
+  optimizer, step_settings = settings.make_optimizer(config, plan, layout)
   size = config.data.image_size
-  # Of the backend's choices those for an accelerator: this process has none to go by.
-  with conv.strategy('plain'), stem.packing('on'):
+  # The choices of the backend that is compiled for: this process has another.
+  with conv.strategy('tpu'), stem.packing('on'):
     step = steps.make_train_step(network, optimizer, step_settings, devices=devices)
     state = jax.eval_shape(lambda: steps.init_state(network, optimizer, config.seed, size))
-    lowered = step.lower(state, _batch_shapes(len(devices), batch, size))
+    lowered = step.lower(state, _batch_shapes(len(devices), batch, size, layout))
   summed = sum(4 * np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
   return lowered, int(summed)
 
 
-def _batch_shapes(num_devices: int, batch: int, size: int) -> Batch:
+def _batch_shapes(num_devices: int, batch: int, size: int, layout: ImageLayout) -> Batch:
   lead = (num_devices, batch)
 
   def shape(dtype: Any, *rest: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*lead, *rest), dtype)
 
   return Batch(
-    images=shape(jnp.float32, size, size, 3),
+    images=shape(jnp.dtype(layout.dtype), *layout.shape(size)),
     labels=shape(jnp.int32),
     mix_labels=shape(jnp.int32),
     mix_ratio=shape(jnp.float32),

@@ -12,7 +12,7 @@ import optax
 
 from configs import base
 from experiments import gradients, settings, steps
-from experiments.batch import Batch
+from experiments.batch import NATURAL_LAYOUT, Batch, ImageLayout
 
 NUM_CLASSES = 1000
 _IMAGES = 1_281_167  # an epoch, for the schedule; the speed of a step does not depend on it
@@ -49,10 +49,10 @@ def make_logits(
 
 
 def make_optimizer(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict, layout: ImageLayout = NATURAL_LAYOUT
 ) -> tuple[optax.GradientTransformation, gradients.StepSettings]:
   """Returns the recipe's optimiser and the settings of its step."""
-  return settings.make_optimizer(config, settings.make_plan(config, _IMAGES))
+  return settings.make_optimizer(config, settings.make_plan(config, _IMAGES), layout)
 
 
 def make_gradient(
@@ -62,11 +62,16 @@ def make_gradient(
   return gradients.make_gradient(network, make_optimizer(config)[1])
 
 
+def step_layout(config: ml_collections.ConfigDict) -> ImageLayout:
+  """Returns how the images of the train step lie in memory, as in `experiments.train`."""
+  return settings.image_layout(config, jax.default_backend())
+
+
 def make_step(
   network: hk.TransformedWithState, config: ml_collections.ConfigDict
 ) -> tuple[Callable[..., Any], steps.TrainState]:
   """Returns the train step, and a state before it that is all zeros, parameters included."""
-  optimizer, step_settings = make_optimizer(config)
+  optimizer, step_settings = make_optimizer(config, step_layout(config))
   shapes = jax.eval_shape(lambda: steps.init_state(network, optimizer, 0, config.data.image_size))
   state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
   return steps.make_train_step(network, optimizer, step_settings), state
@@ -77,8 +82,11 @@ def make_images(batch: int, size: int) -> np.ndarray:
   return np.random.default_rng(0).standard_normal((batch, size, size, 3), np.float32)
 
 
-def make_batch(batch: int, size: int) -> Batch:
+def make_batch(batch: int, size: int, layout: ImageLayout = NATURAL_LAYOUT) -> Batch:
   """Returns unmixed examples of one device, [B, ...]."""
+  images = np.empty((batch, *layout.shape(size)), jnp.dtype(layout.dtype))
+  for image, out in zip(make_images(batch, size), images, strict=True):
+    layout.store(image, out)
   labels = np.arange(batch, dtype=np.int32) % NUM_CLASSES
   ones = np.ones(batch, np.float32)
-  return Batch(make_images(batch, size), labels, labels, ones, ones)
+  return Batch(images, labels, labels, ones, ones)

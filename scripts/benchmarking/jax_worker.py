@@ -12,6 +12,7 @@ import ml_collections
 
 from benchmarking import jax_tasks, serving
 from experiments import settings, steps
+from experiments.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from nfnets import baselines, conv, stem, weights, zoo
 
 
@@ -101,7 +102,7 @@ class JaxWorker(serving.Worker):
     mesh = jax.sharding.Mesh([self._device], (steps.AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     carried = jax.device_put(carried, everywhere)
-    examples = jax.tree.map(lambda x: x[None], _examples(config))
+    examples = jax.tree.map(lambda x: x[None], _examples(config, jax_tasks.step_layout(config)))
     by_device = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(steps.AXIS))
     examples = jax.device_put(examples, by_device)
 
@@ -120,9 +121,9 @@ def _load(file: str, dtype: str = 'float32') -> tuple[Any, Any, zoo.AnySpec]:
   return params, jax.device_put(state), zoo.spec_from_dict(metadata['spec'])
 
 
-def _examples(config: ml_collections.ConfigDict) -> jax_tasks.Batch:
+def _examples(config: ml_collections.ConfigDict, layout: ImageLayout = NATURAL_LAYOUT) -> Batch:
   per_device = config.global_batch_size // jax.device_count()
-  return jax_tasks.make_batch(per_device, config.data.image_size)
+  return jax_tasks.make_batch(per_device, config.data.image_size, layout)
 
 
 if __name__ == '__main__':

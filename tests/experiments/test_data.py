@@ -13,6 +13,7 @@ import pytest
 from small_batches import assert_same, labels_of, make_config, take
 
 from experiments import data
+from experiments.batch import ImageLayout
 from experiments.errors import DataError
 from nfnets import images
 
@@ -69,6 +70,22 @@ def test_resume_is_exact_and_reads_nothing_before():
   start = time.monotonic()
   take(config, 1, start=200_000)
   assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(('workers', 'recipe'), [(0, 'none'), (2, 'mixup_cutmix')])
+@pytest.mark.parametrize(('block', 'dtype'), [(4, 'bfloat16'), (2, 'float32'), (1, 'bfloat16')])
+def test_a_layout_holds_the_same_pictures(workers, recipe, block, dtype):
+  config = make_config(num_workers=workers, mixing=recipe)
+  layout = ImageLayout(block, dtype)
+  for batch, plain in zip(
+    take(config, 2, devices=2, layout=layout), take(config, 2, devices=2), strict=True
+  ):
+    assert batch.images.shape == (2, 4, 12 // block, 12 // block, 3 * block**2)
+    assert batch.images.dtype.name == dtype
+    restored = layout.restore(batch.images)
+    assert restored.dtype == np.float32
+    np.testing.assert_array_equal(restored, plain.images.astype(dtype).astype(np.float32))
+    np.testing.assert_array_equal(batch.mix_ratio, plain.mix_ratio)
 
 
 def test_devices_and_hosts_only_divide_the_batch():

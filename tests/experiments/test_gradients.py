@@ -8,7 +8,7 @@ import pytest
 
 import nfnets
 from experiments import gradients
-from experiments.batch import Batch
+from experiments.batch import Batch, ImageLayout
 from nfnets import conv, optim
 
 
@@ -137,3 +137,34 @@ def test_rematerialized_stages_change_no_gradient():
     np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
   assert 'prevent_cse' not in plain_text  # a parameter of JAX's checkpoint
   assert remat_text.count('prevent_cse') >= 2  # two blocks
+
+
+@pytest.mark.parametrize(('packing', 'dtype'), [('on', 'bfloat16'), ('off', 'float32')])
+def test_images_that_the_host_packed_change_no_gradient(packing, dtype):
+  spec = nfnets.ModelSpec(width=(16,), depth=(1,), stride=(1,), group_width=8)
+  network = hk.transform_with_state(
+    lambda images, is_training: nfnets.NFNet(3, spec)(images, is_training)
+  )
+  images = np.random.default_rng(0).standard_normal((4, 16, 16, 3)).astype(np.float32)
+  labels = np.array([0, 1, 2, 0], np.int32)
+  batch = Batch(images, labels, labels, np.ones(4, np.float32), np.ones(4, np.float32))
+  params, state = network.init(jax.random.key(0), images, is_training=True)
+  layout = ImageLayout(4, dtype)
+  packed = np.empty((4, *layout.shape(16)), jnp.dtype(dtype))
+  assert packed.shape == (4, 4, 4, 48)
+  for image, out in zip(images, packed, strict=True):
+    layout.store(image, out)
+
+  def run(batch, **fields):
+    settings = gradients.StepSettings(
+      schedule=lambda step: 0.1, compute_dtype=dtype, accumulation_steps=2, packed_stem=packing,
+      **fields,
+    )  # fmt: skip
+    gradient = gradients.make_gradient(network, settings)
+    return jax.jit(gradient)(params, state, jax.random.key(1), batch)[0]
+
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    run(batch._replace(images=packed), image_block=4),
+    run(batch),
+  )

@@ -41,3 +41,33 @@ def test_fields_of_the_step_that_no_network_has_are_refused():
     config.model[field] = value
     with pytest.raises(ConfigError, match=sentence):
       settings.resolve(config)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'backend', 'layout'),
+  [
+    ({}, 'tpu', (4, 'bfloat16')),
+    ({}, 'gpu', (4, 'bfloat16')),
+    ({}, 'cpu', (1, 'float32')),
+    ({'data.packed_images': 'on'}, 'cpu', (4, 'bfloat16')),
+    ({'data.packed_images': 'off'}, 'tpu', (1, 'float32')),
+    ({'compute_dtype': 'float32'}, 'tpu', (4, 'float32')),
+    ({'model.packed_stem': 'off'}, 'tpu', (1, 'bfloat16')),
+    ({'data.image_size': 190}, 'tpu', (1, 'bfloat16')),  # no multiple of 4: a plain stem
+    ({'model.variant': 'NF-ResNet-50'}, 'tpu', (2, 'bfloat16')),
+    ({'model.variant': 'EfficientNet-B0'}, 'tpu', (1, 'bfloat16')),
+  ],
+)
+def test_images_are_handed_over_as_the_step_wants_them(fields, backend, layout):
+  config = nfnet_imagenet.get_config()
+  config.data.augment = 'none'
+  config.update_from_flattened_dict(fields)
+  config = settings.resolve(config)
+  assert settings.image_layout(config, backend) == layout
+
+
+def test_an_unknown_way_to_hand_images_over_is_refused():
+  config = digits.get_config()
+  config.data.packed_images = 'yes'
+  with pytest.raises(ConfigError, match="data.packed_images must be one of .*, got 'yes'"):
+    settings.resolve(config)

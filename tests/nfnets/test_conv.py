@@ -28,7 +28,13 @@ def reference(x, w, stride, rate, groups):
   return y
 
 
-@pytest.mark.parametrize('strategy', ['plain', 'cpu'])
+@pytest.fixture
+def wide_from_one(monkeypatch):
+  """Groups of any width go along an axis: small ones are quicker to test."""
+  monkeypatch.setattr(conv, '_WIDE', 1)
+
+
+@pytest.mark.parametrize('strategy', ['plain', 'cpu', 'tpu'])
 @pytest.mark.parametrize(
   ('size', 'kernel', 'stride', 'rate', 'groups'),
   [
@@ -101,6 +107,78 @@ def test_depthwise_pads_as_the_plain_convolution(padding):
   np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  ('size', 'kernel', 'stride', 'rate', 'groups'),
+  [(8, 3, 1, 1, 2), (9, 3, 2, 1, 3), (7, 1, 1, 1, 2), (10, 3, 1, 2, 6), (8, 3, 2, 1, 12)],
+)
+def test_groups_along_an_axis_equal_a_loop_over_taps(
+  wide_from_one, size, kernel, stride, rate, groups
+):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, size, size + 1, 12))
+  w = rng.standard_normal((kernel, kernel, 12 // groups, 24))
+  with conv.strategy('tpu'):
+    y = conv.conv(jnp.float32(x), jnp.float32(w), stride=stride, rate=rate, groups=groups)
+  np.testing.assert_allclose(y, reference(x, w, stride, rate, groups), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('padding', ['VALID', ((1, 0), (2, 3))])
+@pytest.mark.parametrize('num_spatial_dims', [1, 2])
+def test_groups_along_an_axis_have_both_modes_of_differentiation(
+  wide_from_one, padding, num_spatial_dims
+):
+  rng = np.random.default_rng(1)
+  shape = (7, 8)[:num_spatial_dims]
+  padding = padding if isinstance(padding, str) else padding[:num_spatial_dims]
+  x = jnp.float32(rng.standard_normal((2, *shape, 6)))
+  w = jnp.float32(rng.standard_normal((*(3,) * num_spatial_dims, 2, 9)))
+
+  def outcome(strategy):
+    def loss(x, w):
+      return jnp.sum(jnp.sin(conv.conv(x, w, stride=2, padding=padding, groups=3)))
+
+    with conv.strategy(strategy):
+      forward = jax.jvp(loss, (x, w), (jnp.cos(x), jnp.cos(w)))
+      second = jax.grad(lambda x: jnp.sum(jax.grad(loss)(x, w) ** 2))(x)
+      return (*jax.grad(loss, (0, 1))(x, w), *forward, second)
+
+  for ours, plain in zip(outcome('tpu'), outcome('plain'), strict=True):
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('width', 'num_spatial_dims', 'is_rewritten'), [(64, 2, True), (32, 2, False), (64, 3, False)]
+)
+def test_only_wide_groups_of_maps_go_along_an_axis(width, num_spatial_dims, is_rewritten):
+  x = jnp.ones((1, *(4,) * num_spatial_dims, 2 * width))
+  w = jnp.ones((*(3,) * num_spatial_dims, width, 2 * width))
+  with conv.strategy('tpu'):
+    text = jax.jit(lambda x, w: conv.conv(x, w, groups=2)).lower(x, w).as_text()
+  assert ('feature_group_count = 2' in text) != is_rewritten
+
+
+def test_a_function_before_a_grouped_convolution_sees_the_groups_on_a_tpu():
+  seen = []
+
+  def function(x):
+    seen.append(x.shape)
+    return 2 * x
+
+  x = jnp.ones((1, 2, 2, 12))
+  for strategy, groups in (('tpu', 3), ('tpu', 1), ('plain', 3)):
+    with conv.strategy(strategy):
+      np.testing.assert_array_equal(conv.apart(function, groups)(x), 2 * x)
+  assert seen == [(1, 2, 2, 3, 4), (1, 2, 2, 12), (1, 2, 2, 12)]
+
+
+def test_auto_is_written_for_the_backend_and_plain_for_a_gpu(monkeypatch):
+  found = []
+  for backend in ('cpu', 'tpu', 'gpu'):
+    monkeypatch.setattr(jax, 'default_backend', lambda backend=backend: backend)
+    found.append(conv.written_for())
+  assert found == ['cpu', 'tpu', 'plain']
+
+
 def test_cpu_leaves_no_grouped_convolution_and_plain_leaves_one():
   x, w = jnp.ones((1, 8, 8, 12)), jnp.ones((3, 3, 4, 12))
 
@@ -138,9 +216,10 @@ def test_narrow_groups_are_convolved_together(groups, width, convolutions):
 
 @pytest.mark.parametrize(
   ('kernel', 'stride', 'groups'),
-  [(1, 1, 1), (1, 2, 1), (3, 1, 4), (3, 2, 1)],
+  [(1, 1, 1), (1, 2, 1), (3, 1, 4), (3, 2, 1), (3, 2, 2)],
 )
-def test_gradients_against_differences_in_float64(kernel, stride, groups):
+@pytest.mark.parametrize('strategy', ['cpu', 'tpu'])
+def test_gradients_against_differences_in_float64(wide_from_one, strategy, kernel, stride, groups):
   rng = np.random.default_rng(4)
   x = rng.standard_normal((2, 6, 7, 8))
   w = rng.standard_normal((kernel, kernel, 8 // groups, 12))
@@ -152,7 +231,7 @@ def test_gradients_against_differences_in_float64(kernel, stride, groups):
 
   step = 1e-5  # central differences of the loop over taps: an error of about 1e-9
   expected = (loss(x + step * dx, w + step * dw) - loss(x - step * dx, w - step * dw)) / (2 * step)
-  with jax.enable_x64(True), conv.strategy('cpu'):
+  with jax.enable_x64(True), conv.strategy(strategy):
 
     def ours(x, w):
       return jnp.sum(jnp.sin(conv.conv(x, w, stride=stride, groups=groups)))

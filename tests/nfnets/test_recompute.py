@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nfnets
-from nfnets import backbone, conv, zoo
+from nfnets import backbone, conv, stem, zoo
 from nfnets.recompute import recomputed
 
 
@@ -78,3 +78,31 @@ def test_a_network_on_a_cpu_keeps_half_and_has_the_same_gradient(monkeypatch):
     np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-5 * np.abs(other).max())
   monkeypatch.setattr(backbone, 'recomputed', lambda function: function)
   assert memory < 0.6 * gradient('cpu')[1]
+
+
+def test_a_network_written_for_a_tpu_has_the_same_gradient(monkeypatch):
+  monkeypatch.setattr(conv, '_WIDE', 1)
+  spec = zoo.get_spec('F0').replace(
+    width=(16, 32), depth=(1, 1), stride=(1, 2), group_width=(4, 8), head_channels=16
+  )
+  net = hk.transform(lambda *args, **kwargs: nfnets.create_model(spec, 5)(*args, **kwargs))
+  with jax.enable_x64(True):
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    params = jax.jit(lambda: net.init(jax.random.key(0), images[:1], is_training=True))()
+    params = jax.tree.map(lambda x: x + 0.1, params)
+
+    def loss(params):
+      logits = net.apply(params, jax.random.key(1), images, is_training=True)['logits']
+      return jnp.mean(logits**2)
+
+    outcomes, texts = [], []
+    for strategy, packing in (('tpu', 'on'), ('plain', 'off')):
+      with conv.strategy(strategy), stem.packing(packing):
+        run = jax.jit(lambda params: jax.value_and_grad(loss)(params))
+        texts.append(str(jax.make_jaxpr(run)(params)))
+        outcomes.append(run(params))
+  # The stem's first output is computed again, and no convolution is left with groups.
+  assert ['prevent_cse' in text for text in texts] == [True, False]
+  assert ['feature_group_count=2' in text for text in texts] == [False, True]
+  for ours, plain in zip(*map(jax.tree.leaves, outcomes), strict=True):
+    np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-12)

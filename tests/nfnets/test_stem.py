@@ -122,6 +122,30 @@ def test_a_network_is_the_same_packed_and_plain(size):
   assert ('x4x4x48xf64>' in text) == (size == 16)  # 18 is no multiple of 4: the plain stem
 
 
+@pytest.mark.parametrize(('size', 'block'), [(16, 4), (16, 2), (18, 2)])
+@pytest.mark.parametrize('packing', ['on', 'off'])
+def test_a_network_takes_packed_images(packing, size, block):
+  network = network_of(nfnets.ModelSpec(**TINY))
+  images = jnp.asarray(np.random.default_rng(1).standard_normal((2, size, size, 3)))
+  given = stem.PackedImages(stem.pack(images, block), block)
+  assert given.shape == images.shape
+  assert given.ndim == 4
+  with stem.packing(packing):
+    params = network.init(jax.random.key(0), images)
+    jax.tree.map(np.testing.assert_array_equal, network.init(jax.random.key(0), given), params)
+    # Equal, not only close: the pixels come to the same places.
+    np.testing.assert_array_equal(network.apply(params, given), network.apply(params, images))
+
+
+def test_unpacking_undoes_packing_in_numpy_as_in_jax():
+  images = np.arange(2 * 6 * 4 * 3).reshape(2, 6, 4, 3)
+  packed = stem.pack(images, 2)
+  assert isinstance(packed, np.ndarray)
+  np.testing.assert_array_equal(packed, stem.pack(jnp.asarray(images), 2))
+  np.testing.assert_array_equal(stem.unpack(packed, 2), images)
+  np.testing.assert_array_equal(stem.unpack(jnp.asarray(packed), 2), images)
+
+
 def test_unknown_packing_is_refused():
   sentence = "Unknown stem packing 'always': choose one of"
   with pytest.raises(ValueError, match=sentence), stem.packing('always'):
