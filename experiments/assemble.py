@@ -111,9 +111,11 @@ class TrainBatch:
     kinds = [mixing.kind_of(self.recipe, place) for place in range(len(draws))]
 
     def finish(place: int, first: Cropped, second: Cropped | None) -> Made:
-      image = np.empty((size, size, 3), np.float32)
+      out = pixels[place]
+      image = out if self.layout == NATURAL_LAYOUT else np.empty((size, size, 3), np.float32)
       made = example.finish(draws[place], first, second, kinds[place], image)
-      self.layout.store(image, pixels[place])
+      if image is not out:
+        self.layout.store(image, out)
       return made
 
     def make(place: int) -> Made:

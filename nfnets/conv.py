@@ -74,14 +74,26 @@ def written_for() -> str:
   return chosen if chosen in STRATEGIES else 'plain'
 
 
-def apart(function: Callable[[jax.Array], jax.Array], groups: int) -> Callable:
+def apart(
+  function: Callable[[jax.Array], jax.Array], groups: int
+) -> Callable[[jax.Array], jax.Array]:
   """Returns an elementwise function that is to come before a convolution of so many groups.
 
-  On a TPU it sees the groups as an axis, as the convolution does, so that it can be a part of it.
+  Where the convolution has its groups along an axis, the function sees them so as well, and can
+  become a part of the convolution.
   """
-  if groups == 1 or written_for() != 'tpu':
-    return function
-  return lambda x: function(x.reshape(*x.shape[:-1], groups, -1)).reshape(x.shape)
+
+  def run(x: jax.Array) -> jax.Array:
+    if not _is_along_axis(groups, x.shape[-1] // groups):
+      return function(x)
+    return function(x.reshape(*x.shape[:-1], groups, -1)).reshape(x.shape)
+
+  return run
+
+
+def _is_along_axis(groups: int, width: int) -> bool:
+  """Whether a convolution of groups of so many input channels has them along an axis."""
+  return groups > 1 and width >= _WIDE and written_for() == 'tpu'
 
 
 def conv(
@@ -131,10 +143,9 @@ def conv(
     product = seen.reshape(-1, x.shape[-1]) @ w.reshape(w.shape[-2:])
     return product.reshape(*seen.shape[:-1], w.shape[-1])
 
-  backend = written_for()
-  if backend == 'tpu' and groups > 1 and w.shape[-2] >= _WIDE and num_spatial_dims < 3:
+  if _is_along_axis(groups, w.shape[-2]) and num_spatial_dims < 3:
     return _grouped_along_axis(x, w, stride, padding, rate, groups)
-  if backend != 'cpu':
+  if written_for() != 'cpu':
     return plain(x, w, groups)
   if groups == 1:
     return dense(x, w)
