@@ -27,6 +27,10 @@ from experiments import cli, data, settings
 from experiments.pods import chips, plan
 
 GIB = 2**30
+SMALLER = (
+  'to fit     --largest finds the batch that does; more devices, --config.accumulation_steps=2 or '
+  "--config.model.remat='(0, 1, 2, 3)' need less per device"
+)
 SWEEP = (0.25, 0.5, 1, 1.5, 2)  # batches of the drawing, in shares of the asked one
 
 
@@ -45,13 +49,14 @@ def report(one: plan.Estimate, config, examples: int, host_rate: float | None) -
   ]
   used = f'{one.memory / GIB:.2f} of {chip.usable / GIB:.2f} GiB per device'
   if one.costs is None:
-    lines.append(f'memory     {used}: DOES NOT FIT')
+    lines += [f'memory     at least {used}: DOES NOT FIT', SMALLER]
     return '\n'.join(lines)
   costs = one.costs
   lines += [
     f'memory     {used}: {"fits" if one.fits else "DOES NOT FIT"} (state and batch '
     f'{costs.argument_bytes / GIB:.2f}, temporary {costs.temporary_bytes / GIB:.2f}, program '
     f'{costs.code_bytes / GIB:.2f})',
+    *([] if one.fits else [SMALLER]),
     f'work       {costs.flops / 1e12:.2f} TFLOP and {costs.bytes_accessed / 1e9:.2f} GB per device '
     f'and step, {costs.operations} operations in sequence ({costs.launched} run)',
     f'at peak    {one.floor_seconds * 1e3:.1f} ms per step at {chip.peak / 1e12:.1f} TFLOP/s: no '
