@@ -72,8 +72,14 @@ def test_resume_is_exact_and_reads_nothing_before():
   assert time.monotonic() - start < 1
 
 
-@pytest.mark.parametrize(('workers', 'recipe'), [(0, 'none'), (2, 'mixup_cutmix')])
-@pytest.mark.parametrize(('block', 'dtype'), [(4, 'bfloat16'), (2, 'float32'), (1, 'bfloat16')])
+@pytest.mark.parametrize(
+  ('workers', 'recipe', 'block', 'dtype'),
+  [
+    (2, 'mixup_cutmix', 4, 'bfloat16'),
+    (0, 'mixup_cutmix', 2, 'float32'),
+    (0, 'none', 1, 'bfloat16'),
+  ],
+)
 def test_a_layout_holds_the_same_pictures(workers, recipe, block, dtype):
   config = make_config(num_workers=workers, mixing=recipe)
   layout = ImageLayout(block, dtype)
