@@ -10,7 +10,6 @@ from concurrent import futures
 from typing import Any
 
 import cv2
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.augment import mixing
@@ -107,7 +106,7 @@ class TrainBatch:
   def __call__(self, draws: list[Draw]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used, which may repeat."""
     example, size = self.example, self.example.image_size
-    pixels = np.empty((len(draws), *self.layout.shape(size)), jnp.dtype(self.layout.dtype))
+    pixels = self.layout.empty(len(draws), size)
     kinds = [mixing.kind_of(self.recipe, place) for place in range(len(draws))]
 
     def finish(place: int, first: Cropped, second: Cropped | None) -> Made:

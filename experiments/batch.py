@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp  # NumPy alone knows no bfloat16
 import numpy as np
 
 from nfnets import stem
@@ -21,6 +22,10 @@ class ImageLayout(NamedTuple):
   def shape(self, size: int) -> tuple[int, int, int]:
     """That of an image [size, size, 3]."""
     return size // self.block, size // self.block, 3 * self.block**2
+
+  def empty(self, count: int, size: int) -> np.ndarray:
+    """Returns room for so many images [size, size, 3]."""
+    return np.empty((count, *self.shape(size)), jnp.dtype(self.dtype))
 
   def store(self, image: np.ndarray, out: np.ndarray) -> None:
     """Writes an image [H, W, 3] float32 into out, of this layout's shape and dtype."""

@@ -298,8 +298,8 @@ class NFBackbone(hk.Module):
   ) -> jax.Array:
     """The stem's convolutions on packed pixels."""
     x = stem_lib.as_places(images, packed[0].in_block)
-    channels = [images.shape[-1], *(out for *_, out in self.spec.stem)]
-    weights = [conv.weights(c, x.dtype) for conv, c in zip(self.stem_convs, channels, strict=False)]
+    channels = [images.shape[-1], *(out for *_, out in self.spec.stem[:-1])]
+    weights = [conv.weights(c, x.dtype) for conv, c in zip(self.stem_convs, channels, strict=True)]
 
     def run(x: jax.Array, first: int, *weights: tuple[jax.Array, jax.Array]) -> jax.Array:
       for i, (w, bias) in enumerate(weights, first):

@@ -121,6 +121,9 @@ def conv(
   num_spatial_dims = x.ndim - 2
   stride = (stride,) * num_spatial_dims if isinstance(stride, int) else tuple(stride)
   rate = (rate,) * num_spatial_dims if isinstance(rate, int) else tuple(rate)
+  if isinstance(padding, str):
+    windows = _windows(w.shape[:-2], rate)
+    padding = lax.padtype_to_pads(x.shape[1:-1], windows, stride, padding)
 
   def plain(x, w, groups=1):
     return lax.conv_general_dilated(
@@ -135,7 +138,7 @@ def conv(
 
   def dense(x, w):
     """One group."""
-    is_padded = not isinstance(padding, str) and any(low or high for low, high in padding)
+    is_padded = any(low or high for low, high in padding)
     if math.prod(w.shape[:-2]) > 1 or is_padded:
       return plain(x, w)
     seen = lax.slice(x, (0,) * x.ndim, x.shape, (1, *stride, 1))
@@ -152,6 +155,11 @@ def conv(
   if groups == x.shape[-1] == w.shape[-1]:
     return _depthwise(x, w, stride, padding, rate)
   return _grouped(x, w, groups, dense)
+
+
+def _windows(kernel: tuple[int, ...], rate: tuple[int, ...]) -> list[int]:
+  """The pixels that a dilated kernel reaches over, along each axis."""
+  return [(k - 1) * r + 1 for k, r in zip(kernel, rate, strict=True)]
 
 
 def _grouped(x: jax.Array, w: jax.Array, groups: int, dense: Callable[..., jax.Array]) -> jax.Array:
@@ -180,7 +188,7 @@ def _grouped_along_axis(
   x: jax.Array,
   w: jax.Array,
   stride: tuple[int, ...],
-  padding: str | Sequence[tuple[int, int]],
+  padding: Sequence[tuple[int, int]],
   rate: tuple[int, ...],
   groups: int,
 ) -> jax.Array:
@@ -191,9 +199,6 @@ def _grouped_along_axis(
   inputs, at multiples of `groups`, only number g is there, under the window's weights of group g.
   """
   n = x.ndim - 2
-  if isinstance(padding, str):
-    windows = [(k - 1) * r + 1 for k, r in zip(w.shape[:n], rate, strict=True)]
-    padding = lax.padtype_to_pads(x.shape[1:-1], windows, stride, padding)
   # Row by row, as the parameters are, or the compiler copies each in float32 for the update.
   w = layout.with_layout_constraint(w, layout.Layout(major_to_minor=tuple(range(w.ndim))))
   out = lax.conv_general_dilated(
@@ -212,14 +217,12 @@ def _depthwise(
   x: jax.Array,
   w: jax.Array,
   stride: tuple[int, ...],
-  padding: str | Sequence[tuple[int, int]],
+  padding: Sequence[tuple[int, int]],
   rate: tuple[int, ...],
 ) -> jax.Array:
   """Sums, over the taps of the kernel w [*kernel, 1, C], the shifted inputs times the tap."""
   kernel = w.shape[:-2]
-  windows = [(k - 1) * r + 1 for k, r in zip(kernel, rate, strict=True)]
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(x.shape[1:-1], windows, stride, padding)
+  windows = _windows(kernel, rate)
   pads = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
   padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
   # From the first to behind the last of a tap's positions.

@@ -84,7 +84,7 @@ def make_images(batch: int, size: int) -> np.ndarray:
 
 def make_batch(batch: int, size: int, layout: ImageLayout = NATURAL_LAYOUT) -> Batch:
   """Returns unmixed examples of one device, [B, ...]."""
-  images = np.empty((batch, *layout.shape(size)), jnp.dtype(layout.dtype))
+  images = layout.empty(batch, size)
   for image, out in zip(make_images(batch, size), images, strict=True):
     layout.store(image, out)
   labels = np.arange(batch, dtype=np.int32) % NUM_CLASSES

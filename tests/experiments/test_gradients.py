@@ -150,7 +150,7 @@ def test_images_that_the_host_packed_change_no_gradient(packing, dtype):
   batch = Batch(images, labels, labels, np.ones(4, np.float32), np.ones(4, np.float32))
   params, state = network.init(jax.random.key(0), images, is_training=True)
   layout = ImageLayout(4, dtype)
-  packed = np.empty((4, *layout.shape(16)), jnp.dtype(dtype))
+  packed = layout.empty(4, 16)
   assert packed.shape == (4, 4, 4, 48)
   for image, out in zip(images, packed, strict=True):
     layout.store(image, out)
