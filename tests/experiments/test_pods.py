@@ -204,7 +204,7 @@ def test_a_small_network_is_compiled_for_a_pod(tmp_path):
     sys.executable, 'scripts/plan_pod.py', '--config=tests/experiments/tiny_config.py',
     '--topology=v3:2x2', '--batch=64', '--host_rate=1000',
   ]  # fmt: skip
-  environment = {**os.environ, 'XDG_CACHE_HOME': str(tmp_path), 'JAX_PLATFORMS': 'cpu',
+  environment = {**os.environ, 'NFNETS_CACHE': str(tmp_path), 'JAX_PLATFORMS': 'cpu',
                  'PYTHONPATH': os.pathsep.join(['.', *sys.path])}  # fmt: skip
   done = subprocess.run(
     command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
@@ -214,4 +214,4 @@ def test_a_small_network_is_compiled_for_a_pod(tmp_path):
   assert 'fits (state and batch' in done.stdout
   assert 'MHz' in done.stdout
   assert 'compiling' in done.stderr
-  assert len(list((tmp_path / 'nfnets' / 'pods').glob('*.json'))) == 1
+  assert len(list((tmp_path / 'pods').glob('*.json'))) == 1
