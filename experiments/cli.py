@@ -1,6 +1,7 @@
 """What every command of `experiments` shares: one clear sentence instead of a traceback."""
 
 import logging as python_logging
+import re
 import sys
 from collections.abc import Callable
 
@@ -11,6 +12,10 @@ _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors and mor
 # Libraries that announce each of their steps.
 _CHATTY = ('orbax', 'jax', 'grain', 'tensorflow_datasets')
 
+# What the code of a config, and the flags for its fields, raise.
+_CONFIG_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, NameError, OSError,
+                  SyntaxError, TypeError, ValueError)  # fmt: skip
+
 
 def run(main: Callable[[], None]) -> None:
   """Runs `main()` with the flags parsed.
@@ -20,12 +25,12 @@ def run(main: Callable[[], None]) -> None:
 
   def parse(argv: list[str]) -> list[str]:
     try:
-      return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
-      field = str(error).strip('"\'')
-      return _fail(f'the config has no field {field!r}: configs/base.py lists all fields.', 2)
-    except (ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
-      return _fail(f'the config cannot be loaded: {_one_line(error)}', 2)
+      remaining = app.parse_flags_with_usage(argv)
+      if 'config' in flags.FLAGS:
+        hasattr(flags.FLAGS['config'].value, 'seed')  # raises what kept the file from being loaded
+      return remaining
+    except _CONFIG_ERRORS as error:
+      return _fail(_config_problem(error), 2)
 
   def guarded(argv: list[str]) -> None:
     if len(argv) > 1:
@@ -41,7 +46,7 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
       if _DEBUG.value:
         raise
-      _fail(_one_line(error), 1)
+      _fail(f'{_one_line(error)} (--debug shows more)', 1)
     except KeyboardInterrupt:
       _fail('interrupted; the same command goes on from the last checkpoint.', 130)
 
@@ -49,8 +54,23 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-  print(f'Error: {sentence} (--debug shows more)', file=sys.stderr, flush=True)
+  print(f'Error: {sentence}', file=sys.stderr, flush=True)
   sys.exit(code)
+
+
+def _config_problem(error: BaseException) -> str:
+  """What is wrong with --config or a field of it, from the several forms of the flags' errors."""
+  while error.args and isinstance(error.args[0], BaseException):
+    error = error.args[0]
+  text = str(error.args[0]) if error.args else ''
+  if match := re.search(r"Attempted \[.*No such file or directory: '(.*)'", text, re.DOTALL):
+    return f'there is no config file {match[1]}: those that come with the project are in configs/.'
+  if "no attribute 'get_config'" in text:
+    return 'the config file has no function get_config(): configs/base.py shows one.'
+  if match := re.match(r"'(\w+)'(?:\nDid you mean \"(\w+)\")?", text):
+    meant = f', did you mean {match[2]!r}?' if match[2] else ':'
+    return f'the config has no field {match[1]!r}{meant} configs/base.py lists all fields.'
+  return f'the config cannot be loaded: {_one_line(error)}'
 
 
 def _one_line(error: BaseException) -> str:

@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
   paths = find_pictures(args.pictures, failures)
   for name, reason in failures.items():
     _report_failure(name, reason, args.json)
+  if not paths:  # rather than fetch weights for nothing
+    return _conclude(paths, failures)
   try:
     compilation_cache.enable()
     classifier = nfnets.Classifier.from_pretrained(
@@ -76,6 +78,11 @@ def main(argv: list[str] | None = None) -> int:
   except (ImportError, OSError, ValueError) as error:
     print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1
+  return _conclude(paths, failures)
+
+
+def _conclude(paths: list[pathlib.Path], failures: dict[str, str]) -> int:
+  """Says how many pictures could not be used; returns the exit code."""
   if failures:
     total = len(paths) + sum(name not in map(str, paths) for name in failures)
     print(f'{len(failures)} of {total} could not be used.', file=sys.stderr)

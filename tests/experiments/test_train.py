@@ -118,7 +118,9 @@ def test_the_same_command_after_the_end_reports_again(unbroken, train):
     (['--config.model.variant=F9', '--config.model.spec={}'], 1, "Unknown model 'F9'"),
     (['--config.model.activation=gleu'], 1, "Unknown activation 'gleu': choose one of"),
     (['--config.data.source=cifar'], 1, "'cifar'"),
-    (['--config.learning_rate=1'], 2, "the config has no field 'learning_rate'"),
+    (['--config.learning_rate=1'], 2, "the config has no field 'learning_rate': configs/base.py"),
+    (['--config.sed=1'], 2, "Error: the config has no field 'sed', did you mean 'seed'? configs/"),
+    (['--config.data.sed=1'], 2, "the config has no field 'sed': configs/base.py lists"),
     (['--config.seed=many'], 1, '--config.seed=many: invalid literal for int'),
     (['--config.global_batch_size=0'], 1, 'global_batch_size must be at least 1, got 0'),
     (['--config.num_epochs=0.001'], 1, 'less than one batch of 32'),
@@ -143,10 +145,26 @@ def test_a_batch_that_the_devices_cannot_share(train, tmp_path):
   assert 'such as 32' in output
 
 
-def test_a_config_file_that_is_missing(train, tmp_path):
-  output = train(tmp_path / 'run', config='configs/missing.py', code=1)
-  assert 'configs/missing.py' in output
-  assert 'Traceback' not in output
+@pytest.mark.parametrize('arguments', [[], ['--config.seed=1']])
+def test_a_config_file_that_is_missing(train, tmp_path, arguments):
+  output = train(tmp_path / 'run', *arguments, config='configs/missing.py', code=2)
+  assert 'Error: there is no config file configs/missing.py: those that come with' in output
+  assert output.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  ('text', 'sentence'),
+  [
+    ('x = 1', 'the config file has no function get_config(): configs/base.py shows one.'),
+    ('x = (', "the config cannot be loaded: '(' was never closed (own.py, line 1)"),
+    ('import nothing_of_this_name', "cannot be loaded: No module named 'nothing_of_this_name'"),
+  ],
+)
+def test_a_config_file_that_cannot_be_used(train, tmp_path, text, sentence):
+  (tmp_path / 'own.py').write_text(text)
+  output = train(tmp_path / 'run', config=str(tmp_path / 'own.py'), code=2)
+  assert sentence in output
+  assert output.count('\n') == 1
 
 
 def test_a_workdir_of_another_config_is_left_alone(unbroken, train):

@@ -78,6 +78,12 @@ def test_nothing_to_do(predict, tmp_path):
   assert not (tmp_path / 'sheet.png').exists()
 
 
+def test_no_weights_are_loaded_for_nothing(predict, tmp_path):
+  code, _, err = predict(tmp_path / 'missing.png', '--weights', tmp_path / 'none.safetensors')
+  assert code == 1
+  assert 'none.safetensors' not in err
+
+
 def test_features_and_sheet(predict, pictures, tmp_path):
   features, sheet = tmp_path / 'features.npz', tmp_path / 'sheet.png'
   arguments = ('--features', features, '--maps', '--sheet', sheet, '--batch_size', 2)
