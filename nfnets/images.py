@@ -96,7 +96,10 @@ def _decode_other(data: bytes) -> np.ndarray:
   except cv2.error:
     image = None
   if image is None:
-    raise ValueError(f'the {kind} picture is corrupt or cut off; replace the file')
+    raise ValueError(
+      f'the {kind} picture is corrupt, cut off or not of 8 or 16 bits a sample; replace the file, '
+      'or save it as PNG'
+    )
   return image
 
 
