@@ -68,8 +68,8 @@ def _config_problem(error: BaseException) -> str:
   if "no attribute 'get_config'" in text:
     return 'the config file has no function get_config(): configs/base.py shows one.'
   if match := re.match(r"'(\w+)'(?:\nDid you mean \"(\w+)\")?", text):
-    meant = f', did you mean {match[2]!r}?' if match[2] else ':'
-    return f'the config has no field {match[1]!r}{meant} configs/base.py lists all fields.'
+    meant = f' Did you mean {match[2]!r}?' if match[2] else ''
+    return f'the config has no field {match[1]!r}: configs/base.py lists all fields.{meant}'
   return f'the config cannot be loaded: {_one_line(error)}'
 
 

@@ -119,7 +119,7 @@ def test_the_same_command_after_the_end_reports_again(unbroken, train):
     (['--config.model.activation=gleu'], 1, "Unknown activation 'gleu': choose one of"),
     (['--config.data.source=cifar'], 1, "'cifar'"),
     (['--config.learning_rate=1'], 2, "the config has no field 'learning_rate': configs/base.py"),
-    (['--config.sed=1'], 2, "Error: the config has no field 'sed', did you mean 'seed'? configs/"),
+    (['--config.sed=1'], 2, "'sed': configs/base.py lists all fields. Did you mean 'seed'?"),
     (['--config.data.sed=1'], 2, "the config has no field 'sed': configs/base.py lists"),
     (['--config.seed=many'], 1, '--config.seed=many: invalid literal for int'),
     (['--config.global_batch_size=0'], 1, 'global_batch_size must be at least 1, got 0'),
