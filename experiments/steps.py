@@ -126,7 +126,8 @@ def make_train_step(
     # Before the update, where the clipping reads the weights anyway: another pass would cost time.
     metrics |= statistics.weight_norms(state.params)
     # A step that broke leaves everything but the counters as it was: it can be inspected, or
-    # skipped. The selection costs nothing: it joins the loops that compute the update.
+    # skipped. The selection joins the loops that compute the update: no time on a TPU, and 3 % of
+    # F0's step on a CPU, which copies what it reads and donates.
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
     metrics['nonfinite'] = 1.0 - finite.astype(jnp.float32)
     return _select(finite, new_state, state), metrics
