@@ -147,10 +147,17 @@ def _convolve(
     return conv(conv_lib.apart(before, conv.groups)(x) if activated is None else activated)
 
   def run(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
-    settings = {'stride': conv.stride, 'padding': conv.padding, 'groups': conv.groups}
-    return conv_lib.conv(before(x), w, **settings) + bias
+    return _run(conv, before, x, w) + bias
 
   return recomputed(run)(x, *conv.weights(x.shape[-1], x.dtype, recompute=True))
+
+
+def _run(
+  conv: WSConv2D | Conv2D, before: Callable[[jax.Array], jax.Array], x: jax.Array, w: jax.Array
+) -> jax.Array:
+  """Returns conv(before(x)) without the bias, for weights that are there already."""
+  settings = {'stride': conv.stride, 'padding': conv.padding, 'groups': conv.groups}
+  return conv_lib.conv(conv_lib.apart(before, conv.groups)(x), w, **settings)
 
 
 def _attention(plan: BlockPlan, spec: ModelSpec) -> hk.Module | None:
@@ -221,8 +228,8 @@ class NFBlock(hk.Module):
 
   def residual(self, x: jax.Array, activated: jax.Array, is_training: bool) -> jax.Array:
     """The branch before stochastic depth, skip gain and alpha."""
-    x = _convolve(self.conv0, self.enter, x, is_training, activated)
-    for conv in self.spatial_convs:
+    x = self.begin(x, activated, is_training)
+    for conv in self.spatial_convs[1:]:
       x = _convolve(conv, self.activation, x, is_training)
     if self.attention is not None and self.spec.attention_position == 'before_last_conv':
       x = (self.attention(x) * self.attention_gain) * x
@@ -230,6 +237,24 @@ class NFBlock(hk.Module):
     if self.attention is not None and self.spec.attention_position == 'last':
       x = (self.attention(x) * self.attention_gain) * x
     return x
+
+  def begin(self, x: jax.Array, activated: jax.Array, is_training: bool) -> jax.Array:
+    """The branch's first two convolutions."""
+    conv0, conv1 = self.conv0, self.spatial_convs[0]
+    # The first block's map is the largest, and of few channels: on a TPU, to compute the first
+    # output again for the gradient takes 0.5 of 110 ms of F1's step and saves 26 of 2,169 MB.
+    is_first = self.plan.stage == 0 and self.plan.is_transition
+    if not (is_first and is_training and conv_lib.written_for() == 'tpu'):
+      x = _convolve(conv0, self.enter, x, is_training, activated)
+      return _convolve(conv1, self.activation, x, is_training)
+    w0, bias0 = conv0.weights(x.shape[-1], x.dtype)
+    w1, bias1 = conv1.weights(conv0.output_channels, x.dtype)
+
+    @jax.checkpoint
+    def run(x, w0, bias0, w1):
+      return _run(conv1, self.activation, _run(conv0, self.enter, x, w0) + bias0, w1)
+
+    return run(x, w0, bias0, w1) + bias1  # outside: its gradient is a part of what comes before
 
 
 class NFBackbone(hk.Module):
