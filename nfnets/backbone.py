@@ -155,7 +155,10 @@ def _convolve(
 def _run(
   conv: WSConv2D | Conv2D, before: Callable[[jax.Array], jax.Array], x: jax.Array, w: jax.Array
 ) -> jax.Array:
-  """Returns conv(before(x)) without the bias, for weights that are there already."""
+  """Returns conv(before(x)) without the bias, for weights that are there already.
+
+  By no method of the module: a backward pass comes when Haiku's transform is left.
+  """
   settings = {'stride': conv.stride, 'padding': conv.padding, 'groups': conv.groups}
   return conv_lib.conv(conv_lib.apart(before, conv.groups)(x), w, **settings)
 

@@ -105,7 +105,7 @@ def test_a_network_written_for_a_tpu_has_the_same_gradient(monkeypatch, remat):
         outcomes.append(run(params))
   # The first outputs of the stem and the first block are computed again, and no convolution is
   # left with groups.
-  assert [text.count('prevent_cse') > 1 for text in texts] == [True, False]
+  assert [min(text.count('prevent_cse'), 2) for text in texts] == [2, 0]
   assert ['feature_group_count=2' in text for text in texts] == [False, True]
   for ours, plain in zip(*map(jax.tree.leaves, outcomes), strict=True):
     np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-12)
