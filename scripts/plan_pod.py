@@ -130,13 +130,17 @@ def draw(estimates: Sequence[plan.Estimate], title: str) -> bytes:
   memory, speed = figure.subplots(1, 2)
   batches = [one.batch for one in estimates]
   memory.plot(batches, [one.memory / GIB for one in estimates], marker='o')
-  memory.axhline(estimates[0].topology.chip.usable / GIB, color='tab:red', linestyle='--')
-  memory.set_ylabel('memory of a device, GiB (dashed: what there is)')
+  there_is = estimates[0].topology.chip.usable / GIB
+  memory.axhline(there_is, color='tab:red', linestyle='--', label=f'there are {there_is:.2f} GiB')
+  memory.legend()
+  memory.set_ylabel('memory of a device, GiB')
   timed = [one for one in estimates if one.step_seconds]
   speed.plot([one.batch for one in timed], [one.step_seconds * 1e3 for one in timed], marker='o')
   speed.set_ylabel('estimated step, ms')
   for axes in (memory, speed):
     axes.set_xlabel('images per device')
+    axes.update_datalim([(batches[0], 0)])  # for a margin above that is a share of the whole
+    axes.autoscale_view()
     axes.set_ylim(bottom=0)
   figure.suptitle(title)
   out = io.BytesIO()

@@ -1,5 +1,9 @@
 """What `plan_pod.py` says of its figures, and of questions that have no answer."""
 
+import io
+
+import numpy as np
+import PIL.Image
 import pytest
 
 from configs import nfnet_imagenet
@@ -59,9 +63,17 @@ def test_what_cannot_be_said_is_not_said(plan_pod, config):
   assert 'at least 20.00 of 15.48 GiB per device: DOES NOT FIT\nto fit     --largest' in text
 
 
-def test_the_sweep_is_a_picture(plan_pod):
-  picture = plan_pod.draw([estimate(batch=8), estimate(batch=16)], 'F0 on v3')
+@pytest.mark.parametrize('topology', ['v3:4x4', 'v6e:2x2'])  # of v6e no time is known
+def test_the_sweep_is_a_picture(plan_pod, topology):
+  picture = plan_pod.draw([estimate(topology, batch=8), estimate(topology, batch=16)], 'F0')
   assert picture.startswith(b'\x89PNG')
+
+
+def test_the_sweep_has_nothing_at_its_edge(plan_pod):
+  picture = plan_pod.draw([estimate(batch=8), estimate(batch=16)], 'F0 on v3')
+  pixels = np.asarray(PIL.Image.open(io.BytesIO(picture)).convert('L'))
+  for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+    assert (edge == 255).all()
 
 
 @pytest.mark.parametrize(
