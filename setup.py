@@ -38,7 +38,7 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   license_files=['LICENSE'],
-  package_data={'nfnets': ['*.txt']},
+  package_data={'nfnets': ['*.txt', 'py.typed']},
   packages=find_packages(include=['nfnets*', 'experiments*', 'configs*']),
   python_requires='>=3.11',
   install_requires=[

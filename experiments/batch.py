@@ -5,14 +5,14 @@ from typing import NamedTuple
 import jax.numpy as jnp  # NumPy alone knows no bfloat16
 import numpy as np
 
-from nfnets import stem
+from nfnets.execution import space_to_depth
 
 
 class ImageLayout(NamedTuple):
   """How the images of a batch lie in memory: those of a train step as its stem wants them.
 
   Attributes:
-    block: squares of block x block pixels are the channels of one place (`nfnets.stem.pack`).
+    block: side of the squares of pixels of a place, as in `nfnets.execution.SpaceToDepth`.
     dtype: 'float32' or 'bfloat16'.
   """
 
@@ -30,13 +30,13 @@ class ImageLayout(NamedTuple):
   def store(self, image: np.ndarray, out: np.ndarray) -> None:
     """Writes an image [H, W, 3] float32 into out, of this layout's shape and dtype."""
     rounded = image.astype(out.dtype, copy=False)
-    out[...] = stem.pack(rounded[None], self.block)[0]
+    out[...] = space_to_depth.pack(rounded[None], self.block)[0]
 
   def restore(self, images: np.ndarray) -> np.ndarray:
     """Returns images [..., *shape] of this layout as [..., H, W, 3] float32."""
     *lead, height, width, channels = images.shape
     flat = np.asarray(images, np.float32).reshape(-1, height, width, channels)
-    restored = stem.unpack(flat, self.block)
+    restored = space_to_depth.unpack(flat, self.block)
     return restored.reshape(*lead, *restored.shape[1:])
 
 

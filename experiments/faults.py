@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments.batch import Batch
-from nfnets import stem, weights
+from nfnets import execution, weights
 
 
 class Preemption:
@@ -80,7 +80,7 @@ def first_nonfinite(
       return out
 
     # A packed stem does not call its convolutions.
-    with hk.intercept_methods(record), stem.packing('off'):
+    with hk.intercept_methods(record), execution.strategy(space_to_depth='off'):
       network.apply(params, network_state, None, images, is_training=False)
     seen.extend(found)
     return found

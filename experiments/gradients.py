@@ -1,6 +1,5 @@
 """The loss, and one device's gradient of its share of a batch: slices, half precision, SAM."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import optax
 from jax import lax
 
 from experiments.batch import Batch
-from nfnets import backbone, optim, stem
+from nfnets import execution, optim
 
 # (params, network_state, key, batch [B, ...]) -> (gradients, (metrics, network_state))
 Gradient = Callable[[Any, Any, jax.Array, Batch], tuple[Any, tuple[dict[str, jax.Array], Any]]]
@@ -35,7 +34,7 @@ class StepSettings:
   frozen: tuple[str, ...] = ()  # prefixes of parameters, as in `nfnets.optim.by_layer`
   stage_depths: tuple[int, ...] | None = None  # blocks of each stage, for the clipped share
   remat: tuple[int, ...] = ()  # stages that the gradient computes again instead of keeping them
-  packed_stem: str = 'auto'  # as `nfnets.stem.packing`; 'auto' leaves it to the caller's context
+  space_to_depth: str | None = None  # of the stem, as in `nfnets.execution.strategy`
   image_block: int = 1  # of the batch's ImageLayout
 
 
@@ -162,7 +161,6 @@ def _make_loss(network: hk.TransformedWithState, settings: StepSettings):
   The parameters are of the compute dtype.
   """
   compute_dtype = jnp.dtype(settings.compute_dtype)
-  chosen = settings.packed_stem
 
   def loss_fn(params, network_state, key, batch: Batch):
     if settings.frozen:
@@ -171,9 +169,10 @@ def _make_loss(network: hk.TransformedWithState, settings: StepSettings):
       params = jax.tree.map(lambda p, f: lax.stop_gradient(p) if f else p, params, mask)
     images = cast(batch.images, compute_dtype)
     if settings.image_block > 1:
-      images = stem.PackedImages(images, settings.image_block)
-    packing = contextlib.nullcontext() if chosen == 'auto' else stem.packing(chosen)
-    with backbone.rematerialize(settings.remat), packing:
+      images = execution.SpaceToDepth(images, settings.image_block)
+    with execution.strategy(
+      training_step=True, rematerialize=settings.remat, space_to_depth=settings.space_to_depth
+    ):
       out, network_state = network.apply(params, network_state, key, images, is_training=True)
     logits = out['logits'].astype(jnp.float32)
     losses = cross_entropy(

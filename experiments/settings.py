@@ -13,7 +13,9 @@ from experiments import pretrained, profiling
 from experiments.batch import NATURAL_LAYOUT, ImageLayout
 from experiments.errors import ConfigError
 from experiments.steps import StepSettings
-from nfnets import ModelSpec, create_model, optim, stem, zoo
+from nfnets import ModelSpec, create_model, optim, zoo
+from nfnets.backbone import stem_block
+from nfnets.execution.context import SPACE_TO_DEPTH
 
 # Fields that change how a run is carried out but not what it computes; a resumed run may differ.
 NEUTRAL_FIELDS = frozenset(
@@ -128,12 +130,12 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     f' got {tuple(config.model.remat)}.',
   )
   _require(
-    config.model.packed_stem in stem.PACKINGS,
-    f'model.packed_stem must be one of {stem.PACKINGS}, got {config.model.packed_stem!r}.',
+    config.model.packed_stem in SPACE_TO_DEPTH,
+    f'model.packed_stem must be one of {SPACE_TO_DEPTH}, got {config.model.packed_stem!r}.',
   )
   _require(
-    config.data.packed_images in stem.PACKINGS,
-    f'data.packed_images must be one of {stem.PACKINGS}, got {config.data.packed_images!r}.',
+    config.data.packed_images in SPACE_TO_DEPTH,
+    f'data.packed_images must be one of {SPACE_TO_DEPTH}, got {config.data.packed_images!r}.',
   )
   profiling.parse(config.profile)
   _check_optimizer(config.optimizer)
@@ -243,10 +245,9 @@ def image_layout(config: ml_collections.ConfigDict, backend: str) -> ImageLayout
   if chosen == 'off' or (chosen == 'auto' and backend == 'cpu'):
     return NATURAL_LAYOUT
   spec, size = model_spec(config), config.data.image_size
-  packed = None
   if isinstance(spec, ModelSpec) and config.model.packed_stem != 'off':
-    packed = stem.plan(spec.stem, (size, size))
-  return ImageLayout(packed[0].in_block if packed else 1, config.compute_dtype)
+    return ImageLayout(stem_block(spec, (size, size)), config.compute_dtype)
+  return ImageLayout(1, config.compute_dtype)
 
 
 def make_optimizer(
@@ -294,7 +295,7 @@ def make_optimizer(
     frozen=frozen,
     stage_depths=getattr(model_spec(config), 'depth', None),
     remat=tuple(config.model.remat),
-    packed_stem=config.model.packed_stem,
+    space_to_depth=config.model.packed_stem if config.model.packed_stem != 'auto' else None,
     image_block=layout.block,
   )
   return optimizer, settings

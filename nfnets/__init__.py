@@ -1,6 +1,9 @@
 """Normalizer-free networks in JAX and Haiku."""
 
-from nfnets import optim
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nfnets import execution, optim, weights
 from nfnets.classifier import Classifier
 from nfnets.convert import weight_standardized
 from nfnets.host_memory import keep_freed_memory
@@ -14,7 +17,13 @@ from nfnets.spec import ModelSpec
 from nfnets.weights import load_pretrained
 from nfnets.zoo import create_model, list_models
 
+if TYPE_CHECKING:
+  from nfnets import deploy, flops, initialization, mean_field, signal_propagation
+
 __version__ = '0.1.0'
+
+# Modules that are loaded when they are first asked for.
+_LAZY = ('deploy', 'flops', 'initialization', 'mean_field', 'signal_propagation')
 
 __all__ = [
   'Classifier',
@@ -29,9 +38,26 @@ __all__ = [
   'WSConv3D',
   'adaptive_grad_clip',
   'create_model',
+  'deploy',
+  'execution',
+  'flops',
+  'initialization',
   'keep_freed_memory',
   'list_models',
   'load_pretrained',
+  'mean_field',
   'optim',
+  'signal_propagation',
   'weight_standardized',
+  'weights',
 ]
+
+
+def __getattr__(name: str) -> Any:
+  if name in _LAZY:
+    return importlib.import_module(f'nfnets.{name}')
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return [*__all__, '__version__']

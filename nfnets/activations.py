@@ -3,6 +3,7 @@
 `gamma = 1 / std(act(z))`, z ~ N(0, 1): [SigProp] section 4.3 (arXiv 2101.08692).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,10 +12,17 @@ import jax.numpy as jnp
 
 
 class Activation(NamedTuple):
-  """One activation: the plain function and the factor that restores unit variance."""
+  """One activation.
+
+  Attributes:
+    function: the plain function.
+    gamma: the factor that restores unit variance.
+    is_elementwise: whether each number of the output follows from one of the input.
+  """
 
   function: Callable[[jax.Array], jax.Array]
   gamma: float
+  is_elementwise: bool = True
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -23,10 +31,10 @@ ACTIVATIONS: dict[str, Activation] = {
   'elu': Activation(jax.nn.elu, 1.2716004848480225),
   'gelu': Activation(lambda x: jax.nn.gelu(x, approximate=True), 1.7015043497085571),
   'gelu_exact': Activation(lambda x: jax.nn.gelu(x, approximate=False), 1.7015043497085571),
-  'glu': Activation(jax.nn.glu, 1.8484294414520264),
+  'glu': Activation(jax.nn.glu, 1.8484294414520264, is_elementwise=False),  # halves the channels
   'leaky_relu': Activation(jax.nn.leaky_relu, 1.70590341091156),
   'log_sigmoid': Activation(jax.nn.log_sigmoid, 1.9193484783172607),
-  'log_softmax': Activation(jax.nn.log_softmax, 1.0002083778381348),
+  'log_softmax': Activation(jax.nn.log_softmax, 1.0002083778381348, is_elementwise=False),
   'relu': Activation(jax.nn.relu, 1.7139588594436646),
   'relu6': Activation(jax.nn.relu6, 1.7131484746932983),
   'selu': Activation(jax.nn.selu, 1.0008515119552612),
@@ -37,6 +45,34 @@ ACTIVATIONS: dict[str, Activation] = {
   'softplus': Activation(jax.nn.softplus, 1.9203323125839233),
   'tanh': Activation(jnp.tanh, 1.5939117670059204),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+  """`x -> activation(x) * factor * ...`, any shape, the input's dtype.
+
+  Attributes:
+    activation: what is scaled.
+    factors: applied one after the other.
+  """
+
+  activation: Activation
+  factors: tuple[float, ...] = ()
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Applies it."""
+    x = self.activation.function(x)
+    for factor in self.factors:
+      x = x * factor
+    return x
+
+  def times(self, factor: float) -> 'Scaled':
+    """Returns this, scaled once more."""
+    return dataclasses.replace(self, factors=(*self.factors, factor))
+
+  def unscaled(self) -> 'Scaled':
+    """Returns the activation alone."""
+    return dataclasses.replace(self, factors=())
 
 
 def get(name: str) -> Activation:
@@ -51,11 +87,16 @@ def get(name: str) -> Activation:
   return ACTIVATIONS[name]
 
 
-def scaled(name: str) -> Callable[[jax.Array], jax.Array]:
+def scaled(name: str) -> Scaled:
   """Returns `x -> gamma * act(x)`, any shape, the input's dtype.
 
   Raises:
     ValueError: there is no such activation.
   """
-  function, gamma = get(name)
-  return lambda x: function(x) * gamma
+  activation = get(name)
+  return Scaled(activation, (activation.gamma,))
+
+
+def is_elementwise(function: Callable[[jax.Array], jax.Array]) -> bool:
+  """Whether a function is known to be elementwise: one of this module that is."""
+  return isinstance(function, Scaled) and function.activation.is_elementwise

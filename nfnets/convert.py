@@ -9,7 +9,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets import weight_standardization
+from nfnets import execution
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def weight_standardized(
       squeeze-excite or of a classifier.
     remove_batch_norm: whether `hk.BatchNorm` returns its input; then it has neither parameters nor
       state. If False it works on as written, normalising standardised convolutions.
-    epsilon: see `nfnets.weight_standardization.standardize`.
+    epsilon: see `nfnets.execution.standardize`.
 
   Raises:
     ValueError: from a convolution with a mask, whose variance standardisation cannot preserve.
@@ -86,7 +86,7 @@ def _standardized(module: hk.Module | None, w: jax.Array, epsilon: float) -> jax
   output_axis = -2 if is_transposed else -1  # Haiku's transposed convolutions have [..., O, I]
   w = jnp.moveaxis(w, output_axis, -1)
   gain = hk.get_parameter('gain', w.shape[-1:], w.dtype, init=jnp.ones)
-  w = weight_standardization.standardize(w, gain * math.sqrt(spacing), epsilon=epsilon)
+  w = execution.standardize(w, gain * math.sqrt(spacing), epsilon=epsilon)
   return jnp.moveaxis(w, -1, output_axis)
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from jax import export as jax_export
 
 from nfnets import activations, weights, zoo
-from nfnets.backbone import BlockPlan, plan_blocks
+from nfnets.block_plan import BlockPlan, plan_blocks
+from nfnets.execution import standardize
 from nfnets.spec import ModelSpec
-from nfnets.weight_standardization import standardize
 
 Params = Mapping[str, Mapping[str, Any]]
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from nfnets import conv, stem, zoo
+from nfnets import execution, zoo
 
 
 def count_multiply_adds(function: Callable[..., Any], *args: Any) -> int:
@@ -23,7 +23,7 @@ def count_multiply_adds(function: Callable[..., Any], *args: Any) -> int:
     *args: its arguments, trees of arrays or of `jax.ShapeDtypeStruct`; nothing is computed.
   """
   # No rewriting for a backend: what the network needs, whatever is computed beside it.
-  with conv.strategy('plain'), stem.packing('off'):
+  with execution.strategy('plain', space_to_depth='off'):
     program = jax.make_jaxpr(function)(*args)
   return _count(program.jaxpr)
 

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nfnets import conv as conv_lib
-from nfnets.weight_standardization import standardize
+from nfnets import activations
+from nfnets.execution import SpaceToDepth, convolve, standardize
 
 Padding = str | Sequence[tuple[int, int]]
+Function = Callable[[jax.Array], jax.Array]
 
 
 class _WSConvND(hk.Module):
@@ -75,15 +76,38 @@ class _WSConvND(hk.Module):
     self.epsilon = epsilon
     self.epsilon_added_to_variance = epsilon_added_to_variance
 
-  def standardized_weight(
-    self, in_channels: int, dtype: jnp.dtype, recompute: bool = False
-  ) -> jax.Array:
+  def __call__(
+    self, x: jax.Array | SpaceToDepth, before: Function | None = None
+  ) -> jax.Array | SpaceToDepth:
+    """Convolves before(x), or x, [N, *spatial, I] to [N, *spatial_out, O].
+
+    A function that comes before the convolution, such as an activation, belongs into the call: how
+    the two are computed is then decided together (`nfnets.execution`).
+
+    Args:
+      x: inputs; computed in the dtype of the weights, which are made in that of the inputs.
+      before: a pure function of the inputs alone.
+
+    Raises:
+      ValueError: the inputs have another rank, or their channels cannot be split into the groups.
+    """
+    if x.ndim != self.num_spatial_dims + 2:
+      raise ValueError(
+        f'{self.name} expects inputs of rank {self.num_spatial_dims + 2} '
+        f'[N, {self.num_spatial_dims} spatial, channels], got shape {x.shape}.'
+      )
+    w = self.standardized_weight(_channels(x, before), x.dtype)
+    bias = None
+    if self.with_bias:
+      bias = hk.get_parameter('bias', (self.output_channels,), x.dtype, init=self.b_init)
+    return self.convolve(x, w, bias, before)
+
+  def standardized_weight(self, in_channels: int, dtype: jnp.dtype) -> jax.Array:
     """Returns the weights that are convolved with: [*kernel, in_channels / groups, O].
 
     Args:
-      in_channels: of the inputs.
+      in_channels: of what is convolved.
       dtype: of the inputs.
-      recompute: see `standardize`.
 
     Raises:
       ValueError: the channels cannot be split into the groups.
@@ -98,40 +122,19 @@ class _WSConvND(hk.Module):
     w_init = self.w_init or hk.initializers.RandomNormal(fan_in**-0.5)
     w = hk.get_parameter('w', shape, dtype, init=w_init)
     gain = hk.get_parameter('gain', (self.output_channels,), dtype, init=self.gain_init)
-    w = standardize(
+    return standardize(
       w,
       gain * self.gamma,
       epsilon=self.epsilon,
       epsilon_added_to_variance=self.epsilon_added_to_variance,
-      recompute=recompute,
     )
-    return w
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Convolves x [N, *spatial, I] to [N, *spatial_out, O]."""
-    if x.ndim != self.num_spatial_dims + 2:
-      raise ValueError(
-        f'{self.name} expects inputs of rank {self.num_spatial_dims + 2} '
-        f'[N, {self.num_spatial_dims} spatial, channels], got shape {x.shape}.'
-      )
-    w, bias = self.weights(x.shape[-1], x.dtype)
-    out = self.convolve(x, w)
-    return out if bias is None else out + bias
-
-  def weights(
-    self, in_channels: int, dtype: jnp.dtype, recompute: bool = False
-  ) -> tuple[jax.Array, jax.Array | None]:
-    """Returns what a call with `in_channels` channels uses: `standardized_weight` and bias [O]."""
-    w = self.standardized_weight(in_channels, dtype, recompute)
-    if not self.with_bias:
-      return w, None
-    return w, hk.get_parameter('bias', (self.output_channels,), dtype, init=self.b_init)
-
-  def convolve(self, x: jax.Array, w: jax.Array) -> jax.Array:
+  def convolve(
+    self, x: jax.Array | SpaceToDepth, w: jax.Array, bias: jax.Array | None, before: Function | None
+  ) -> jax.Array | SpaceToDepth:
     """Applies the standardised weights."""
-    return conv_lib.conv(
-      x, w, stride=self.stride, padding=self.padding, rate=self.rate, groups=self.groups
-    )
+    window = {'stride': self.stride, 'padding': self.padding, 'rate': self.rate}
+    return convolve(x, w, bias, before=before, groups=self.groups, **window)
 
 
 class Conv2D(hk.Module):
@@ -149,25 +152,21 @@ class Conv2D(hk.Module):
     """Builds the layer; parameters are `w` [k, k, I / groups, O] and `b` [O]."""
     super().__init__(name=name)
     self.output_channels = output_channels
-    self.kernel_shape = kernel_shape
+    self.kernel_shape = (kernel_shape,) * 2
     self.stride = stride
     self.padding = padding
     self.groups = feature_group_count
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Convolves x [N, H, W, I] to [N, h, w, O]."""
-    w, b = self.weights(x.shape[-1], x.dtype)
-    return conv_lib.conv(x, w, stride=self.stride, padding=self.padding, groups=self.groups) + b
-
-  def weights(
-    self, in_channels: int, dtype: jnp.dtype, recompute: bool = False
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns the weights and the bias of a call with `in_channels` channels."""
-    del recompute  # nothing is computed of the weights
-    shape = (self.kernel_shape,) * 2 + (in_channels // self.groups, self.output_channels)
+  def __call__(
+    self, x: jax.Array | SpaceToDepth, before: Function | None = None
+  ) -> jax.Array | SpaceToDepth:
+    """Convolves before(x), or x, [N, H, W, I] to [N, h, w, O]."""
+    shape = (*self.kernel_shape, _channels(x, before) // self.groups, self.output_channels)
     w_init = hk.initializers.RandomNormal(math.prod(shape[:-1]) ** -0.5)
-    w = hk.get_parameter('w', shape, dtype, init=w_init)
-    return w, hk.get_parameter('b', (self.output_channels,), dtype, init=jnp.zeros)
+    w = hk.get_parameter('w', shape, x.dtype, init=w_init)
+    b = hk.get_parameter('b', (self.output_channels,), x.dtype, init=jnp.zeros)
+    window = {'stride': self.stride, 'padding': self.padding, 'groups': self.groups}
+    return convolve(x, w, b, before=before, **window)
 
 
 class WSConv1D(_WSConvND):
@@ -197,21 +196,24 @@ class WSConv2DTranspose(_WSConvND):
 
   num_spatial_dims = 2
 
-  def standardized_weight(
-    self, in_channels: int, dtype: jnp.dtype, recompute: bool = False
-  ) -> jax.Array:
+  def standardized_weight(self, in_channels: int, dtype: jnp.dtype) -> jax.Array:
     """Returns weights scaled for the number of taps that reach one output pixel."""
-    w = super().standardized_weight(in_channels, dtype, recompute)
+    w = super().standardized_weight(in_channels, dtype)
     strides = (self.stride,) * 2 if isinstance(self.stride, int) else self.stride
     return w * math.sqrt(math.prod(strides))
 
-  def convolve(self, x: jax.Array, w: jax.Array) -> jax.Array:
+  def convolve(
+    self, x: jax.Array | SpaceToDepth, w: jax.Array, bias: jax.Array | None, before: Function | None
+  ) -> jax.Array:
     """Applies the standardised weights."""
     if self.groups != 1 or self.rate not in (1, (1, 1)):
       raise ValueError(f'{self.name}: a transposed convolution takes neither groups nor a rate.')
     strides = (self.stride,) * 2 if isinstance(self.stride, int) else self.stride
     padding = self.padding if isinstance(self.padding, str) else tuple(self.padding)
-    return lax.conv_transpose(x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    x = x if before is None else before(x)
+    x = x.astype(w.dtype)
+    out = lax.conv_transpose(x, w, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return out if bias is None else out + bias.reshape(1, 1, 1, -1)
 
 
 class SqueezeExcite(hk.Module):
@@ -254,7 +256,7 @@ class EfficientChannelAttention(hk.Module):
     init = hk.initializers.RandomNormal(self.kernel_size**-0.5)
     w = hk.get_parameter('w', (self.kernel_size, 1, 1), x.dtype, init=init)
     squeezed = jnp.mean(x, axis=(1, 2))[:, :, None]  # [N, C, 1]: the channels are the space
-    attention = jax.nn.sigmoid(conv_lib.conv(squeezed, w))
+    attention = jax.nn.sigmoid(convolve(squeezed, w))
     return attention[:, None, None, :, 0]
 
 
@@ -280,3 +282,10 @@ class StochasticDepth(hk.Module):
     keep = jax.random.bernoulli(hk.next_rng_key(), 1 - self.rate, (x.shape[0],))
     keep = keep.astype(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))
     return x * (keep / (1 - self.rate) if self.rescale else keep)
+
+
+def _channels(x: jax.Array | SpaceToDepth, before: Function | None) -> int:
+  """The channels of before(x)."""
+  if before is None or activations.is_elementwise(before):
+    return x.shape[-1]
+  return jax.eval_shape(before, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape[-1]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfnets import activations
-from nfnets.backbone import plan_blocks
 from nfnets.baselines.resnet import ResNetSpec
+from nfnets.block_plan import plan_blocks
 from nfnets.spec import ModelSpec
 
 _HE = 2.0  # fan-in times the variance of a baseline's weights (arXiv 1502.01852)

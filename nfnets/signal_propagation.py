@@ -11,7 +11,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets import conv, stem
+from nfnets import execution
+from nfnets.execution.space_to_depth import as_map
 
 _Params = Mapping[str, Mapping[str, Any]]
 
@@ -81,7 +82,7 @@ def measure(
       if context.method_name in methods and _is_map(out):
         path = context.module.module_name
         path += '' if context.method_name == '__call__' else f'.{context.method_name}'
-        wide = out.astype(jnp.float32)
+        wide = as_map(out).astype(jnp.float32)
         statistics[path] = {
           'average_squared_mean': average_squared_mean(wide),
           'average_variance': average_variance(wide),
@@ -158,7 +159,7 @@ def measure_blocks(
 
   # Grouped convolutions in one operation each: several hundred small ones take long to prepare. And
   # a packed stem does not call its convolutions.
-  with hk.intercept_methods(record), conv.strategy('plain'), stem.packing('off'):
+  with hk.intercept_methods(record), execution.strategy('plain', space_to_depth='off'):
     apply(params, state or {}, rng, *args)
   return rows
 

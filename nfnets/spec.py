@@ -69,7 +69,7 @@ class Conventions:
     padding: 'same', or 'symmetric': equally much on both sides, as PyTorch does.
     gamma_in_conv: gamma multiplies each convolution's weights, not the activation.
     epsilon: of weight standardisation.
-    epsilon_added_to_variance: see `nfnets.weight_standardization.standardize`.
+    epsilon_added_to_variance: see `nfnets.execution.standardize`.
     channel_multiple: what derived widths are rounded to; 1: whole numbers, downwards.
     stochdepth_rescale: kept examples are divided by the keep probability.
     stochdepth_reaches_rate: block i of n has rate * i / (n - 1), not rate * i / n.

@@ -8,7 +8,7 @@ import argparse
 import pathlib
 import sys
 
-from nfnets import conv, deploy, load_pretrained, weights
+from nfnets import deploy, execution, load_pretrained, weights
 
 SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo', '.onnx': 'onnx'}
 
@@ -65,7 +65,7 @@ def write_onnx(path, params, spec, *, size: int | None, batch_size: int | None) 
     raise ImportError("ONNX files need jax2onnx: pip install 'nfnets[onnx]'.") from error
   size = size or spec.test_size
   # Grouped convolutions stay grouped: that is what ONNX runtimes are good at.
-  with conv.strategy('plain'):
+  with execution.strategy('plain'):
     jax2onnx.to_onnx(
       deploy.predictor(params, spec),
       inputs=[(batch_size or 'B', size, size, 3)],

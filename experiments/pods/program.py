@@ -17,7 +17,7 @@ from experiments.batch import Batch, ImageLayout
 from experiments.errors import ConfigError
 from experiments.pods import costs
 from experiments.pods.chips import Topology
-from nfnets import conv, stem
+from nfnets import execution
 
 Say = Callable[[str], None]
 
@@ -80,7 +80,7 @@ def lower(
   optimizer, step_settings = settings.make_optimizer(config, plan, layout)
   size = config.data.image_size
   # The choices of the backend that is compiled for: this process has another.
-  with conv.strategy('tpu'), stem.packing('on'):
+  with execution.strategy('tpu', space_to_depth='on'):
     step = steps.make_train_step(network, optimizer, step_settings, devices=devices)
     state = jax.eval_shape(lambda: steps.init_state(network, optimizer, config.seed, size))
     lowered = step.lower(state, _batch_shapes(len(devices), batch, size, layout))

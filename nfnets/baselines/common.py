@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from nfnets import activations
-from nfnets import conv as conv_lib
+from nfnets.execution import convolve
 from nfnets.spec import check_fields
 
 _STATE_PREFIX = 'state/'  # of the modules of a network's state, in one tree with its parameters
@@ -122,7 +122,7 @@ class Conv2D(hk.Module):
     """Convolves x [N, H, W, I] to [N, H / stride, W / stride, O]."""
     shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.output_channels)
     w = hk.get_parameter('w', shape, x.dtype, init=self.w_init)
-    return conv_lib.conv(x, w, stride=self.stride, groups=self.groups)
+    return convolve(x, w, stride=self.stride, groups=self.groups)
 
 
 class BatchNorm(hk.Module):

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from nfnets import activations, zoo
-from nfnets.backbone import plan_blocks
+from nfnets.block_plan import plan_blocks
 from nfnets.spec import Conventions, ModelSpec
 from nfnets.weights.tree import Tree, merge
 

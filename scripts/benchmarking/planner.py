@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from benchmarking import jax_tasks, serving
 from experiments import settings
-from nfnets import baselines, deploy, flops, stem, weights, zoo
+from nfnets import baselines, deploy, execution, flops, weights, zoo
 from nfnets.spec import ModelSpec
 
 
@@ -36,7 +36,7 @@ class Planner:
     network = settings.make_network(config, jax_tasks.NUM_CLASSES)
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     key = jax.random.key(0)
-    with stem.packing('off'):
+    with execution.strategy(space_to_depth='off'):
       variables = jax.eval_shape(lambda x: network.init(key, x, is_training=True), images)
       if task == 'predict':
         program, arguments = jax_tasks.make_logits(network), (*variables, images)

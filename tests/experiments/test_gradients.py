@@ -9,7 +9,7 @@ import pytest
 import nfnets
 from experiments import gradients
 from experiments.batch import Batch, ImageLayout
-from nfnets import conv, optim
+from nfnets import execution, optim
 
 
 def linear(images, is_training):
@@ -127,7 +127,7 @@ def test_rematerialized_stages_change_no_gradient():
   def run(**fields):
     settings = gradients.StepSettings(schedule=lambda step: 0.1, **fields)
     gradient = gradients.make_gradient(network, settings)
-    with conv.strategy('plain'):  # for a CPU activations are computed again as well
+    with execution.strategy('plain'):  # for a CPU activations are computed again as well
       text = str(jax.make_jaxpr(gradient)(params, state, jax.random.key(1), batch))
     return jax.jit(gradient)(params, state, jax.random.key(1), batch)[0], text
 

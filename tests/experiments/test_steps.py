@@ -14,7 +14,7 @@ import pytest
 import nfnets
 from experiments import steps
 from experiments.batch import Batch
-from nfnets import stem
+from nfnets import execution
 
 
 def network_of(config):
@@ -81,7 +81,7 @@ def run(golden, recipe):
 @pytest.mark.parametrize('packing', ['off', 'on'])
 def test_trajectory_equals_the_published_one(run, golden, packing):
   data = golden('train')
-  with stem.packing(packing):
+  with execution.strategy(space_to_depth=packing):
     state, history = run()
   np.testing.assert_allclose([m['loss'] for m in history], data['losses'], rtol=1e-5)
   np.testing.assert_allclose([m['learning_rate'] for m in history], data['lrs'], atol=1e-8)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from nfnets import conv, flops
+from nfnets import execution, flops
 
 
 def test_f0_has_the_published_count():
@@ -17,7 +17,7 @@ def test_grouped_convolutions_products_and_loops_by_hand():
   convolution = 2 * 4 * 4 * 6 * 3 * 3 * 4
 
   def convolve(x, w):
-    return conv.conv(x, w, stride=2, groups=3)
+    return execution.convolve(x, w, stride=2, groups=3)
 
   assert flops.count_multiply_adds(convolve, x, w) == convolution
   assert flops.count_multiply_adds(jax.jit(convolve), x, w) == convolution
@@ -27,3 +27,12 @@ def test_grouped_convolutions_products_and_loops_by_hand():
 
   square = jax.ShapeDtypeStruct((7, 7), jnp.float32)
   assert flops.count_multiply_adds(repeated, square, square) == 5 * 7**3
+
+
+def test_a_function_that_jit_has_traced_counts_the_same():
+  x, w = jnp.ones((2, 8, 8, 9)), jnp.ones((3, 3, 3, 6))  # groups of 3: computed 9 at a time on CPUs
+  convolve = jax.jit(lambda x, w: execution.convolve(x, w, groups=3))
+  fresh = flops.count_multiply_adds(convolve, x, w)
+  with execution.strategy('cpu'):
+    convolve(x, w)
+  assert flops.count_multiply_adds(convolve, x, w) == fresh == 2 * 8 * 8 * 6 * 3 * 3 * 3

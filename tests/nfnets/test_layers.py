@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nfnets import layers
-from nfnets.weight_standardization import standardize
+from nfnets.execution import standardize
 
 CONVS = [
   (layers.WSConv1D, (2, 16, 8), 3, {}),

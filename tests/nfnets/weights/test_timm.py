@@ -9,8 +9,8 @@ import pytest
 import safetensors.numpy
 
 from nfnets import nfnet_light, zoo
+from nfnets.execution import standardize
 from nfnets.nfnet_light import VARIANTS
-from nfnets.weight_standardization import standardize
 from nfnets.weights import from_timm, to_timm
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden'

@@ -11,32 +11,41 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from nfnets.execution import context
+
 
 def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Returns function(x, *args), of which only x and args are kept for the gradient.
 
   Values and gradients are those of `function`. There is a reverse mode, also of gradients, but no
-  forward mode.
+  forward mode. The second computation has the strategy of the first, whatever is chosen by then.
 
   Args:
     function: pure, of arrays: whatever it uses must be an argument, to be differentiated, or no
       array. x is floating-point.
   """
+  chosen = context.current()
+
+  def run(*args):
+    with context.using(chosen):
+      return function(*args)
 
   def forward(x, *args):
-    return function(x, *args), (x, args)
+    return run(x, *args), (x, args)
 
   def backward(kept, cotangent):
     x, args = kept
-    _, pull = jax.vjp(function, after(x, cotangent), *args)
+    _, pull = jax.vjp(run, after(x, cotangent), *args)
     return pull(cotangent)
 
-  computed = jax.custom_vjp(lambda *args: function(*args))
+  computed = jax.custom_vjp(lambda *args: run(*args))
   computed.defvjp(forward, backward)
   return computed
 
 
 def after(x: jax.Array, cotangent: jax.Array) -> jax.Array:
   """Returns x, by way of a factor 1 that no compiler can know before the cotangent is there."""
+  if not cotangent.size:  # of an empty batch
+    return x
   first = jnp.ravel(cotangent)[0]
   return x * jnp.where(first > jnp.inf, 2, 1).astype(x.dtype)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nfnets.recompute import after
+from nfnets.execution import context
+from nfnets.execution.recompute import after
 
 
 def standardize(
@@ -22,7 +23,6 @@ def standardize(
   fan_in: int | None = None,
   epsilon: float = 1e-4,
   epsilon_added_to_variance: bool = False,
-  recompute: bool = False,
 ) -> jax.Array:
   """Scaled weight standardisation, [SigProp] equation 2: zero mean, variance 1 / fan_in, a gain.
 
@@ -33,21 +33,21 @@ def standardize(
     epsilon: keeps a constant filter from being divided by zero.
     epsilon_added_to_variance: the divisor is sqrt(fan_in * (var + epsilon)) instead of
       sqrt(max(fan_in * var, epsilon)).
-    recompute: for the gradient only w and its statistics are kept, not the centred weights as well.
-      That saves memory on a CPU, and allows no forward-mode differentiation.
 
   Returns:
     Weights of w's shape and dtype. The statistics are taken in float32 at least.
   """
   fan_in = fan_in or math.prod(w.shape[:-1])
-  run = _standardize_recomputed if recompute else _standardize
+  # Of what is computed again, w and its statistics are kept, but not the centred weights as well.
+  run = _standardize_recomputed if context.recomputes() else _standardize
   # One axis to sum over: XLA's CPU backend is 10 times slower at sums over (1, 1, I).
   flat = w.reshape(-1, w.shape[-1])
-  return run(flat, gain, (fan_in, epsilon, epsilon_added_to_variance)).reshape(w.shape)
+  settings = (fan_in, epsilon, epsilon_added_to_variance)
+  return run(flat, gain.reshape(1, -1), settings).reshape(w.shape)
 
 
 class _Statistics(NamedTuple):
-  """Of the output channels of weights [N, O]; each [O], float32 at least."""
+  """Of the output channels of weights [N, O]; each [1, O], float32 at least."""
 
   mean: jax.Array
   scale: jax.Array  # of the centred weights, without gain
@@ -60,7 +60,7 @@ _Settings = tuple[int, float, bool]  # fan_in, epsilon, epsilon_added_to_varianc
 # Forward, so that both modes and higher orders follow from it.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _standardize(w: jax.Array, gain: jax.Array, settings: _Settings) -> jax.Array:
-  """Standardises w [N, O]."""
+  """Standardises w [N, O] with a gain [1, O]."""
   return _values(w, gain, settings)[0]
 
 
@@ -100,9 +100,9 @@ def _values(
   fan_in, epsilon, epsilon_added_to_variance = settings
   wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
   # Two passes: E[w^2] - E[w]^2 would lose the digits of a mean far above the standard deviation.
-  mean = jnp.mean(wide, axis=0)
+  mean = jnp.mean(wide, axis=0, keepdims=True)
   centred = wide - mean
-  variance = jnp.mean(jnp.square(centred), axis=0)
+  variance = jnp.mean(jnp.square(centred), axis=0, keepdims=True)
   if epsilon_added_to_variance:
     scale, is_live = lax.rsqrt(fan_in * (variance + epsilon)), True
   else:
@@ -121,9 +121,9 @@ def _derivative(
   w_dot: jax.Array,
   gain_dot: jax.Array,
 ) -> jax.Array:
-  """Returns how the standardised weights move: linear in w_dot [N, O] and gain_dot [O]."""
+  """Returns how the standardised weights move: linear in w_dot [N, O] and gain_dot [1, O]."""
   _, scale, slope = statistics
   gain, w_dot, gain_dot = (x.astype(scale.dtype) for x in (gain, w_dot, gain_dot))
-  moved = w_dot - jnp.mean(w_dot, axis=0)
-  along = jnp.mean(centred * w_dot, axis=0)
+  moved = w_dot - jnp.mean(w_dot, axis=0, keepdims=True)
+  along = jnp.mean(centred * w_dot, axis=0, keepdims=True)
   return scale * gain * moved + centred * (gain * slope * along + scale * gain_dot)

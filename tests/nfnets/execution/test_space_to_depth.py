@@ -1,4 +1,6 @@
-"""Stems on packed pixels against the plain convolutions, in float64."""
+"""Stems on squares of pixels against the plain convolutions, in float64."""
+
+import math
 
 import haiku as hk
 import jax
@@ -8,8 +10,9 @@ import pytest
 from jax import lax
 
 import nfnets
+from nfnets import activations, execution
 from nfnets import spec as spec_lib
-from nfnets import stem
+from nfnets.execution import space_to_depth
 
 STEMS = {
   'nfnet': spec_lib.default_stem(32),
@@ -38,11 +41,36 @@ def plain(x, weights, convs, padding):
   return x
 
 
-def packed_chain(x, weights, plan):
-  x = stem.pack(x, plan[0].in_block)
-  for i, (packed, (w, b)) in enumerate(zip(plan, weights, strict=True)):
-    x = stem.convolve(jnp.tanh(x) if i else x, w, b, packed)
-  return x
+def layers_of(convs, weights, padding):
+  """What `chain` calls: convolutions of the given weights."""
+
+  def layer(kernel, stride, w, b):
+    pads = 'SAME' if padding == 'SAME' else ((kernel // 2, kernel // 2),) * 2
+
+    def call(x, before=None):
+      return execution.convolve(x, w, b, before=before, stride=stride, padding=pads)
+
+    call.kernel_shape, call.stride, call.padding = (kernel, kernel), stride, pads
+    return call
+
+  return [layer(k, s, w, b) for (k, s, _), (w, b) in zip(convs, weights, strict=True)]
+
+
+def packed_chain(x, weights, convs, padding):
+  """The chain with the layers of this library, on squares of pixels where that is possible."""
+  tanh = activations.Scaled(activations.get('tanh'))
+  with execution.strategy('plain', space_to_depth='on'):
+    return execution.chain(layers_of(convs, weights, padding), x, between=tanh)
+
+
+def block_of(convs, size, padding='SAME'):
+  return space_to_depth.block_of(
+    [
+      ((k, k), stride, padding if padding == 'SAME' else ((k // 2, k // 2),) * 2)
+      for k, stride, _ in convs
+    ],
+    size,
+  )
 
 
 @pytest.mark.parametrize('padding', ['SAME', 'symmetric'])
@@ -55,13 +83,14 @@ def test_values_and_gradients_equal_the_plain_chain(convs, padding):
     w = rng.standard_normal((kernel, kernel, channels, features)) / kernel
     weights.append((jnp.asarray(w), jnp.asarray(rng.standard_normal(features))))
     channels = features
-  plan = stem.plan(convs, (16, 24), padding)
+  block = block_of(convs, (16, 24), padding)
   if padding == 'symmetric' and any(kernel % 2 == 0 for kernel, _, _ in convs):
-    assert plan is None  # the sizes no longer halve
-    return
+    assert block == 1  # the sizes no longer halve
+  else:
+    assert block == math.prod(stride for _, stride, _ in convs)
 
   expected, pull = jax.vjp(lambda x, ws: plain(x, ws, convs, padding), x, weights)
-  got, pull_packed = jax.vjp(lambda x, ws: packed_chain(x, ws, plan), x, weights)
+  got, pull_packed = jax.vjp(lambda x, ws: packed_chain(x, ws, convs, padding), x, weights)
   np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
   cotangent = jnp.asarray(rng.standard_normal(expected.shape))
   for a, b in zip(
@@ -72,7 +101,7 @@ def test_values_and_gradients_equal_the_plain_chain(convs, padding):
 
 def test_packing_keeps_the_order_of_rows_columns_and_channels():
   x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-  packed = np.asarray(stem.pack(jnp.asarray(x), 2))
+  packed = np.asarray(space_to_depth.pack(jnp.asarray(x), 2))
   assert packed.shape == (2, 2, 3, 12)
   np.testing.assert_array_equal(
     packed[1, 1, 2], np.concatenate([x[1, 2, 4], x[1, 2, 5], x[1, 3, 4], x[1, 3, 5]])
@@ -81,9 +110,9 @@ def test_packing_keeps_the_order_of_rows_columns_and_channels():
 
 def test_a_packed_kernel_by_hand():
   # 3x3 of stride 1 on 2x2 blocks: the first pixel of a place looks one pixel up and to the left.
-  (packed, _) = stem.plan(((3, 1, 1), (2, 2, 1)), (4, 4))
+  plan = space_to_depth._plan(2, (3, 3), 1, (4, 4), 'SAME')
   w = jnp.arange(1.0, 10.0).reshape(3, 3, 1, 1)
-  got = np.asarray(stem.pack_weight(w, packed))
+  got = np.asarray(space_to_depth._rearranged(w, plan))
   assert got.shape == (3, 3, 4, 4)
   assert got[0, 0, :, 0].tolist() == [0, 0, 0, 1]  # of the place above left: its last pixel
   assert got[1, 1, :, 0].tolist() == [5, 6, 8, 9]
@@ -93,8 +122,8 @@ def test_a_packed_kernel_by_hand():
 
 @pytest.mark.parametrize('shape', [(16, 18), (17, 16), (15, 15)])
 def test_sizes_that_do_not_divide_are_not_packed(shape):
-  assert stem.plan(spec_lib.default_stem(32), shape) is None
-  assert stem.plan(((3, 1, 8), (3, 1, 8)), (16, 16)) is None  # nothing to pack
+  assert block_of(spec_lib.default_stem(32), shape) == 1
+  assert block_of(((3, 1, 8), (3, 1, 8)), (16, 16)) == 1  # nothing to pack
 
 
 TINY = {'width': (16, 16), 'depth': (1, 1), 'stride': (1, 2), 'group_width': 8}
@@ -110,11 +139,11 @@ def network_of(spec):
 def test_a_network_is_the_same_packed_and_plain(size):
   network = network_of(nfnets.ModelSpec(**TINY))
   images = jnp.asarray(np.random.default_rng(1).standard_normal((2, size, size, 3)))
-  with stem.packing('on'):
+  with execution.strategy(space_to_depth='on'):
     params = network.init(jax.random.key(0), images)
     packed = network.apply(params, images)
     text = jax.jit(network.apply).lower(params, images).as_text()
-  with stem.packing('off'):
+  with execution.strategy(space_to_depth='off'):
     plain_params = network.init(jax.random.key(0), images)
     plain_out = network.apply(params, images)
   jax.tree.map(np.testing.assert_array_equal, params, plain_params)
@@ -128,10 +157,10 @@ def test_a_network_is_the_same_packed_and_plain(size):
 def test_a_network_takes_packed_images(packing, size, block):
   network = network_of(nfnets.ModelSpec(**TINY))
   images = jnp.asarray(np.random.default_rng(1).standard_normal((2, size, size, 3)))
-  given = stem.PackedImages(stem.pack(images, block), block)
+  given = execution.SpaceToDepth(space_to_depth.pack(images, block), block)
   assert given.shape == images.shape
   assert given.ndim == 4
-  with stem.packing(packing):
+  with execution.strategy(space_to_depth=packing):
     params = network.init(jax.random.key(0), images)
     jax.tree.map(np.testing.assert_array_equal, network.init(jax.random.key(0), given), params)
     # Equal, not only close: the pixels come to the same places.
@@ -140,14 +169,8 @@ def test_a_network_takes_packed_images(packing, size, block):
 
 def test_unpacking_undoes_packing_in_numpy_as_in_jax():
   images = np.arange(2 * 6 * 4 * 3).reshape(2, 6, 4, 3)
-  packed = stem.pack(images, 2)
+  packed = space_to_depth.pack(images, 2)
   assert isinstance(packed, np.ndarray)
-  np.testing.assert_array_equal(packed, stem.pack(jnp.asarray(images), 2))
-  np.testing.assert_array_equal(stem.unpack(packed, 2), images)
-  np.testing.assert_array_equal(stem.unpack(jnp.asarray(packed), 2), images)
-
-
-def test_unknown_packing_is_refused():
-  sentence = "Unknown stem packing 'always': choose one of"
-  with pytest.raises(ValueError, match=sentence), stem.packing('always'):
-    pass
+  np.testing.assert_array_equal(packed, space_to_depth.pack(jnp.asarray(images), 2))
+  np.testing.assert_array_equal(space_to_depth.unpack(packed, 2), images)
+  np.testing.assert_array_equal(space_to_depth.unpack(jnp.asarray(packed), 2), images)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import nfnets
-from nfnets import backbone, conv, stem, zoo
-from nfnets.recompute import recomputed
+from nfnets import zoo
+from nfnets.execution import convolution, strategy
+from nfnets.execution.recompute import recomputed
 
 
 def function(x, w, b):
@@ -63,12 +64,12 @@ def test_a_network_on_a_cpu_keeps_half_and_has_the_same_gradient(monkeypatch):
   params = jax.jit(lambda: net.init(jax.random.key(0), images[:1], is_training=True))()
   params = jax.tree.map(lambda x: x + 0.1, params)  # no skip gain is zero
 
-  def gradient(strategy):
+  def gradient(convolutions):
     def loss(params):
       logits = net.apply(params, jax.random.key(1), images, is_training=True)['logits']
       return jnp.mean(logits**2)
 
-    with conv.strategy(strategy):
+    with strategy(convolutions, training_step=True):
       compiled = jax.jit(jax.grad(loss)).lower(params).compile()
     return compiled(params), compiled.memory_analysis().temp_size_in_bytes
 
@@ -76,13 +77,33 @@ def test_a_network_on_a_cpu_keeps_half_and_has_the_same_gradient(monkeypatch):
   plain, _ = gradient('plain')
   for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
     np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-5 * np.abs(other).max())
-  monkeypatch.setattr(backbone, 'recomputed', lambda function: function)
+  monkeypatch.setattr(convolution, 'recomputed', lambda function: function)
   assert memory < 0.6 * gradient('cpu')[1]
 
 
-@pytest.mark.parametrize('remat', [(), (0,)])
-def test_a_network_written_for_a_tpu_has_the_same_gradient(monkeypatch, remat):
-  monkeypatch.setattr(conv, '_WIDE', 1)
+def test_the_second_computation_has_the_strategy_of_the_first():
+  x, w = jnp.ones((1, 8, 8, 12)), jnp.ones((3, 3, 4, 12))
+  with strategy('cpu', training_step=True):
+    _, pull = jax.vjp(lambda x, w: convolution.convolve(x, w, before=jnp.tanh, groups=3), x, w)
+  with strategy('plain'):
+    text = str(jax.make_jaxpr(pull)(jnp.ones((1, 8, 8, 12))))
+  assert 'feature_group_count=3' not in text
+
+
+def test_the_gradient_of_an_empty_batch_is_zero():
+  w = jnp.ones((3, 3, 4, 12))
+
+  def loss(w):
+    x = jnp.zeros((0, 8, 8, 12))
+    return jnp.sum(convolution.convolve(x, w, jnp.ones(12), before=jnp.tanh, groups=3))
+
+  with strategy('cpu', training_step=True):
+    np.testing.assert_array_equal(jax.grad(loss)(w), 0.0)
+
+
+@pytest.mark.parametrize('stages', [(), (0,), (0, 1)])
+def test_chosen_stages_are_computed_again_with_the_same_gradient(monkeypatch, stages):
+  monkeypatch.setattr(convolution, '_WIDE', 1)
   spec = zoo.get_spec('F0').replace(
     width=(16, 32), depth=(1, 1), stride=(1, 2), group_width=(4, 8), head_channels=16
   )
@@ -97,15 +118,13 @@ def test_a_network_written_for_a_tpu_has_the_same_gradient(monkeypatch, remat):
       return jnp.mean(logits**2)
 
     outcomes, texts = [], []
-    for strategy, packing in (('tpu', 'on'), ('plain', 'off')):
-      stages = remat if strategy == 'tpu' else ()
-      with conv.strategy(strategy), stem.packing(packing), backbone.rematerialize(stages):
+    for convolutions, squares, remat in (('tpu', 'on', stages), ('plain', 'off', ())):
+      with strategy(convolutions, space_to_depth=squares, rematerialize=remat):
         run = jax.jit(lambda params: jax.value_and_grad(loss)(params))
         texts.append(str(jax.make_jaxpr(run)(params)))
         outcomes.append(run(params))
-  # The first outputs of the stem and the first block are computed again, and no convolution is
-  # left with groups.
-  assert [min(text.count('prevent_cse'), 2) for text in texts] == [2, 0]
+  assert [text.count('prevent_cse') for text in texts] == [len(stages), 0]
+  # On a TPU no convolution is left with groups.
   assert ['feature_group_count=2' in text for text in texts] == [False, True]
   for ours, plain in zip(*map(jax.tree.leaves, outcomes), strict=True):
     np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,126 @@
+"""The choice of how layers are computed: made by whoever trains or compiles, never by a model.
+
+Values agree between all choices, up to the order of summation. The choice is a part of the key
+under which `jax.jit` keeps what it has traced, so a function is traced anew under another one.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import haiku as hk
+import jax
+
+CONVOLUTIONS = ('auto', 'plain', 'cpu', 'tpu')
+SPACE_TO_DEPTH = ('auto', 'on', 'off')
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+  """How what is traced now is computed; see `strategy` for the fields."""
+
+  convolutions: str = 'auto'
+  space_to_depth: str = 'auto'
+  training_step: bool = False
+  rematerialize: tuple[int, ...] = ()
+
+
+_current = jax.make_user_context(Strategy())
+
+
+def current() -> Strategy:
+  """Returns what was chosen."""
+  return _current.value
+
+
+def using(chosen: Strategy) -> contextlib.AbstractContextManager:
+  """A context inside which that is the choice."""
+  return _current(chosen)
+
+
+@contextlib.contextmanager
+def strategy(
+  convolutions: str | None = None,
+  *,
+  space_to_depth: str | None = None,
+  training_step: bool | None = None,
+  rematerialize: Sequence[int] | None = None,
+) -> Iterator[None]:
+  """Chooses, for everything called or traced inside, how layers are computed.
+
+  What is None stays as it is around this context.
+
+  Args:
+    convolutions: 'plain' leaves every convolution to XLA, 'cpu' and 'tpu' rewrite them as
+      `nfnets.execution.convolution` says, and 'auto', the default, is what `jax.default_backend()`
+      is, 'plain' on a GPU. Name one when compiling for a machine that this one is not.
+    space_to_depth: whether the stem of a network works on squares of pixels as channels: 'auto',
+      the default, does on accelerators and not on CPUs, 'on' wherever the image's size allows it,
+      'off' never.
+    training_step: whether what is traced is compiled here for a step of training, in reverse mode.
+      Convolutions written for a CPU then keep only their inputs for the gradient, and compute
+      activations and centred weights again: about half the memory, in less time; there is every
+      order of reverse mode and no forward mode. On a TPU the weights lie as the parameters do,
+      which the update is quicker with; `jax.export` takes no such program. `experiments.train`
+      switches it on; it is off by default.
+    rematerialize: numbers, from 0, of the stages whose blocks are computed again for the gradient
+      as a whole (`hk.remat`), on every machine: less memory, more time.
+
+  Raises:
+    ValueError: there is no such choice.
+  """
+  given = {
+    'convolutions': convolutions,
+    'space_to_depth': space_to_depth,
+    'training_step': training_step,
+    'rematerialize': None if rematerialize is None else tuple(rematerialize),
+  }
+  changes = {field: value for field, value in given.items() if value is not None}
+  for field, choices in (('convolutions', CONVOLUTIONS), ('space_to_depth', SPACE_TO_DEPTH)):
+    if field in changes and changes[field] not in choices:
+      raise ValueError(f'Unknown {field} {changes[field]!r}: choose one of {choices}.')
+  around = current()
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(using(dataclasses.replace(around, **changes)))
+    if rematerialize and not around.rematerialize:  # else it is there already
+      stack.enter_context(hk.intercept_methods(_rematerialized))
+    yield
+
+
+def written_for() -> str:
+  """The backend that what is traced here is written for: 'cpu', 'tpu', or 'plain' for any."""
+  chosen = current().convolutions
+  if chosen == 'auto':
+    chosen = jax.default_backend()
+  return chosen if chosen in CONVOLUTIONS else 'plain'
+
+
+def uses_space_to_depth() -> bool:
+  """Whether stems traced now work on squares of pixels."""
+  chosen = current().space_to_depth
+  return chosen == 'on' or (chosen == 'auto' and jax.default_backend() != 'cpu')
+
+
+def recomputes() -> bool:
+  """Whether what is traced now computes again for the gradient what it can."""
+  return current().training_step and written_for() == 'cpu'
+
+
+def keeps_layout() -> bool:
+  """Whether what is traced now leaves weights in memory as the parameters are."""
+  return current().training_step
+
+
+def _rematerialized(call: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+  """Runs the blocks of the chosen stages under `hk.remat`; a block has an attribute `stage`."""
+  stage = getattr(context.module, 'stage', None)
+  if context.method_name != '__call__' or stage not in current().rematerialize:
+    return call(*args, **kwargs)
+  x, *rest = args
+  return hk.remat(lambda x: call(x, *rest, **kwargs))(x)
+
+
+def is_explicitly_sharded(x: jax.Array) -> bool:
+  """Whether an array's type says how it lies on several devices (a mesh of explicit axes)."""
+  return any(part is not None for part in jax.typeof(x).sharding.spec)
