@@ -224,7 +224,8 @@ class NFBackbone(hk.Module):
     """
     if images.ndim != 4:
       raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
-    *_, x = self.features(images, is_training).values()
+    maps = self.features(images, is_training)
+    x = maps[f'stage{len(self.spec.depth) - 1}']  # by name: a policy of Haiku's sorts the maps
     if self.final_conv is not None:
       x = self.final_conv(x)
     x = self.activation(x)

@@ -199,7 +199,8 @@ class Baseline(hk.Module):
     """
     if images.ndim != 4:
       raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
-    *_, x = self.features(images, is_training, test_local_stats).values()
+    maps = self.features(images, is_training, test_local_stats)
+    x = maps[f'stage{len(maps) - 2}']  # by name: a policy of Haiku's sorts the maps
     pool = jnp.mean(self.finish(x, is_training, test_local_stats), axis=(1, 2))
     out = pool
     if is_training and self.spec.drop_rate > 0:
