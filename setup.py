@@ -43,7 +43,7 @@ setup(
   python_requires='>=3.11',
   install_requires=[
     'dm-haiku>=0.0.16,<0.1',
-    'filelock>=3.16,<5',  # limits the size of JAX's compilation cache
+    'filelock>=3.21,<5',  # for downloads, and to limit the size of JAX's compilation cache
     'jax>=0.10,<0.12',
     'jaxlib>=0.10,<0.12',
     'numpy>=2.0,<3',

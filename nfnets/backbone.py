@@ -224,6 +224,11 @@ class NFBackbone(hk.Module):
     """
     if images.ndim != 4:
       raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(
+        f'Images must be normalised numbers in float32 or bfloat16, got {images.dtype}: '
+        'nfnets.inference.preprocess makes them of pictures.'
+      )
     maps = self.features(images, is_training)
     x = maps[f'stage{len(self.spec.depth) - 1}']  # by name: a policy of Haiku's sorts the maps
     if self.final_conv is not None:

@@ -73,12 +73,11 @@ class Classifier:
     self.mode = mode
     self.dtype = dtype
     self.batch_size = batch_size or (4 if jax.default_backend() == 'cpu' else 32)
-    self.num_classes = _count_classes(params, spec)
+    fitted = weights.fit(params, spec, needs_classifier=True)
+    self.num_classes = weights.count_classes(fitted, spec)
     self.class_names = _complete_names(class_names, self.num_classes)
     self._transformed = hk.transform_with_state(self._network)
-    shapes = jax.eval_shape(self._transformed.init, jax.random.key(0), self._images)
-    merged = weights.merge(baselines.join_state(*shapes), params)
-    params, state = baselines.split_state(merged)
+    params, state = baselines.split_state(fitted)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
     self._variables = params, jax.tree.map(jnp.asarray, state)
     self._program = jax.jit(self._compute, static_argnames='names')
@@ -155,8 +154,12 @@ class Classifier:
 
     Raises:
       OSError: a file cannot be read.
-      ValueError: something is no picture, there is none, or no such feature.
+      ValueError: something is no picture, there is none, or no such feature, or names is no list.
     """
+    if isinstance(names, str):
+      raise ValueError(
+        f'names must be a list of names, such as [{names!r}], got the text {names!r}.'
+      )
     names = self.feature_names if names is None else tuple(names)
     unknown = [name for name in names if name not in self.feature_names]
     if unknown or not names:
@@ -271,21 +274,13 @@ def _fetch(outputs: dict[str, jax.Array], count: int) -> dict[str, np.ndarray]:
   return {name: np.asarray(out)[:count] for name, out in outputs.items()}
 
 
-def _count_classes(params: _Params, spec: zoo.AnySpec) -> int:
-  classifier = params.get(f'{spec.family}/~/linear', {})
-  if 'b' not in classifier:
-    raise ValueError(
-      f'the parameters have no {spec.family}/~/linear with b, so they are not those of this '
-      f'{spec.family}: pass the spec that they were saved with.'
-    )
-  return np.size(classifier['b'])
-
-
 def _complete_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
   if names is None:
     imagenet = labels.imagenet()
     is_imagenet = num_classes == len(imagenet)
     return imagenet if is_imagenet else tuple(f'class {i}' for i in range(num_classes))
+  if isinstance(names, str):
+    raise ValueError(f'class_names must be a list of names, got the text {names!r}.')
   if len(names) != num_classes:
     raise ValueError(f'{len(names)} class names were given and the network has {num_classes}.')
   return tuple(names)

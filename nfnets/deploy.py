@@ -1,12 +1,15 @@
 """Folding a trained network into plain convolutions, and exporting it.
 
 In evaluation everything that makes a network normalizer-free is a constant: standardised weights,
-gains, gamma, beta, alpha, skip gains and the attention's factor of 2 all go into convolutions.
+gains, gamma, beta, alpha, skip gains and the attention's factor of 2 all go into convolutions. So
+do the running statistics of batch normalisation.
 """
 
+import contextlib
 import dataclasses
+import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import haiku as hk
@@ -15,35 +18,44 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from nfnets import activations, weights, zoo
+from nfnets import activations, baselines, execution, weights, zoo
+from nfnets.baselines import BaselineSpec
 from nfnets.block_plan import BlockPlan, plan_blocks
 from nfnets.execution import standardize
 from nfnets.spec import ModelSpec
+from nfnets.weights.atomic import replacing
 
 Params = Mapping[str, Mapping[str, Any]]
 
+# A branch with a smaller factor is off: float32 could not hold its values, nor one over the factor.
+_SMALLEST = 1e-30
 
-def fold(params: Params, spec: ModelSpec) -> tuple[dict[str, dict[str, np.ndarray]], ModelSpec]:
-  """Folds a network of any normalizer-free family into plain convolutions.
+
+def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndarray]], zoo.AnySpec]:
+  """Folds a network of any family into plain convolutions.
 
   Args:
-    params: its parameters, module path -> name -> float array.
+    params: its parameters, module path -> name -> float array, those of a batch-normalised network
+      with its state (`baselines.join_state`). The classifier may be missing.
     spec: what they belong to.
 
   Returns:
-    Parameters (float32, `w` and `b` only) and the spec with `conventions.folded`: a network of the
-    same class with equal outputs, fewer parameters and fewer operations. It can be saved, loaded
-    and called like any other, but not trained further with the recipe of its family.
+    Parameters, float32, and the spec, which says that it is folded: a network of the same class
+    with equal outputs, fewer parameters and fewer operations. It can be saved, loaded and called
+    like any other, but not trained further with the recipe of its family. A normalizer-free
+    network then has `w` and `b` only, a batch-normalised one no state; the first normalisation of
+    a ResNet-v2's blocks and its last one follow no convolution and become a scale and an offset.
 
   Raises:
-    ValueError: it is folded already, or the parameters are not those of the spec.
+    ValueError: it is folded already, or the parameters are not those of the spec, see
+      `weights.fit`.
   """
-  if spec.conventions.folded:
+  if is_folded(spec):
     raise ValueError('This network is folded already: use it as it is.')
-  root = _root(params)
-  num_classes = np.shape(params[f'{root}/~/linear']['w'])[1]
-  params = weights.merge(zoo.parameter_shapes(spec, num_classes), params)
-  names = spec.names
+  params = weights.fit(params, spec)
+  if isinstance(spec, BaselineSpec):
+    return baselines.fold(params, spec)
+  root, names = spec.family, spec.names
   gamma = 1.0 if spec.conventions.gamma_in_conv else activations.get(spec.activation).gamma
   folded: dict[str, dict[str, np.ndarray]] = {}
 
@@ -61,9 +73,16 @@ def fold(params: Params, spec: ModelSpec) -> tuple[dict[str, dict[str, np.ndarra
     _fold_block(params, block, plan, spec, gamma, conv, folded)
   if spec.final_conv:
     conv(f'{root}/~/final_conv', 1.0)  # no activation comes before it
-  folded[f'{root}/~/linear'] = _float32(params[f'{root}/~/linear'])
+  classifier = zoo.classifier_path(spec)
+  if classifier in params:
+    folded[classifier] = _float32(params[classifier])
   conventions = dataclasses.replace(spec.conventions, folded=True)
   return folded, spec.replace(conventions=conventions, skip_gain=False)
+
+
+def is_folded(spec: zoo.AnySpec) -> bool:
+  """Whether a spec is of a folded network."""
+  return spec.folded if isinstance(spec, BaselineSpec) else spec.conventions.folded
 
 
 def _fold_block(
@@ -80,6 +99,8 @@ def _fold_block(
   attention = [path for path in params if path.startswith(f'{block}/~/') and 'conv' not in path]
   scales = dict.fromkeys(['conv0', *spatial, 'conv2'], 1.0)  # of each convolution's output
   scales['conv2'] = spec.alpha * float(params[block]['skip_gain'] if spec.skip_gain else 1.0)
+  if abs(scales['conv2']) < _SMALLEST:
+    scales['conv2'] = 0.0
   if attention:
     attended = 'conv2' if spec.attention_position == 'last' else spatial[-1]
     scales[attended] *= 2.0
@@ -94,13 +115,6 @@ def _fold_block(
     conv(f'{block}/~/{name}', gamma, scales[name])
   if plan.is_transition:
     conv(f'{block}/~/conv_shortcut', gamma * plan.beta)
-
-
-def _root(params: Params) -> str:
-  roots = {path.split('/')[0] for path in params}
-  if len(roots) != 1:
-    raise ValueError(f'Expected the parameters of one network, got those of {sorted(roots)}.')
-  return roots.pop()
 
 
 def _standardized(params: Params, path: str, spec: ModelSpec) -> np.ndarray:
@@ -121,19 +135,51 @@ def _float32(entries: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return {name: np.asarray(value, np.float32) for name, value in entries.items()}
 
 
-def predictor(params: Params, spec: ModelSpec) -> Callable[[jax.Array], jax.Array]:
-  """Returns a pure function: normalised images [N, H, W, 3] float32 -> logits [N, K] float32."""
-  num_classes = params[f'{_root(params)}/~/linear']['w'].shape[1]
-  network = hk.without_apply_rng(
-    hk.transform(lambda x: zoo.create_model(spec, num_classes)(x, is_training=False)['logits'])
+def predictor(params: Params, spec: zoo.AnySpec) -> Callable[[jax.Array], jax.Array]:
+  """Returns a pure function: normalised images [N, H, W, 3] float32 -> logits [N, K] float32.
+
+  Args:
+    params: as for `fold`, with a classifier; folded or not.
+    spec: what they belong to.
+
+  Raises:
+    ValueError: the parameters are not those of the spec, see `weights.fit`; from the function: the
+      images are not float32.
+  """
+  params = weights.fit(params, spec, needs_classifier=True)
+  num_classes = weights.count_classes(params, spec)
+  variables = jax.tree.map(jnp.asarray, baselines.split_state(params))
+  network = hk.transform_with_state(
+    lambda x: zoo.create_model(spec, num_classes)(x, is_training=False)['logits']
   )
-  return lambda images: network.apply(params, images)
+
+  def predict(images: jax.Array) -> jax.Array:
+    if images.dtype != jnp.float32:
+      raise ValueError(
+        f'the images must be normalised numbers in float32, got {images.dtype}: '
+        f'nfnets.inference.preprocess makes them of pictures.'
+      )
+    logits, _ = network.apply(*variables, None, images)
+    return logits
+
+  return predict
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+  """Inside, a network is traced as it is written, for any machine, and not rewritten for this one.
+
+  Exports are traced so: what is right for this machine may be slow on another one, and what is
+  written for a TPU cannot be stored.
+  """
+  with execution.strategy('plain', space_to_depth='off'):
+    yield
 
 
 def export_stablehlo(
-  path: str | pathlib.Path,
+  path: str | os.PathLike,
   params: Params,
-  spec: ModelSpec,
+  spec: zoo.AnySpec,
   *,
   size: int | None = None,
   batch_size: int | None = None,
@@ -141,25 +187,29 @@ def export_stablehlo(
 ) -> None:
   """Writes images -> logits as one file of StableHLO with its weights, by `jax.export`.
 
+  The program is the same whichever machine writes it, see `portable`.
+
   Args:
-    path: where to write.
-    params: parameters, folded or not.
+    path: where to write; as `weights.save`, whole or not at all.
+    params: as for `predictor`.
     spec: what they belong to.
     size: height and width of the images; None: the spec's test size.
     batch_size: number of images of a call; None: any.
     platforms: where it shall run.
+
+  Raises:
+    ValueError: as `predictor`.
   """
   size = size or spec.test_size
   batch = batch_size or jax_export.symbolic_shape('batch')[0]
   images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-  exported = jax_export.export(jax.jit(predictor(params, spec)), platforms=platforms)(images)
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.name}.part')
-  temporary.write_bytes(exported.serialize())
-  temporary.replace(path)
+  with portable():
+    exported = jax_export.export(jax.jit(predictor(params, spec)), platforms=platforms)(images)
+  with replacing(path) as temporary:
+    temporary.write_bytes(exported.serialize())
 
 
-def load_stablehlo(path: str | pathlib.Path) -> Callable[[jax.Array], jax.Array]:
+def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
   """Returns the function that `export_stablehlo` wrote: images [N, H, W, 3] -> logits [N, K].
 
   Raises:

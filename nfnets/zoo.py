@@ -20,6 +20,7 @@ The networks with batch normalisation carry running statistics: build them in
 
 import difflib
 import fnmatch
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +45,8 @@ _CLASSES: dict[str, type[hk.Module]] = {
   'EfficientNet': efficientnet.EfficientNet,
 }
 
+FAMILIES = tuple(_CLASSES)  # what the module of a network is called, unless it is given a name
+
 # Families whose specs are not `ModelSpec`s.
 _BASELINES: dict[str, type[BaselineSpec]] = {
   spec.FAMILY: spec for spec in (resnet.ResNetSpec, efficientnet.EfficientNetSpec)
@@ -64,15 +67,22 @@ def list_models(pattern: str = '*') -> list[str]:
   return [name for name in _MODELS if fnmatch.fnmatchcase(name, pattern)]
 
 
-def get_spec(name: str) -> AnySpec:
-  """Returns the spec of a model's name.
+def get_spec(name: str | AnySpec) -> AnySpec:
+  """Returns the spec of a model's name; a spec as it is.
 
   Raises:
     ValueError: there is no such model.
   """
-  if name in _MODELS:
+  if isinstance(name, AnySpec):
+    return name
+  if isinstance(name, str) and name in _MODELS:
     return _MODELS[name]
   raise ValueError(_unknown(name))
+
+
+def classifier_path(spec: AnySpec) -> str:
+  """Returns the module path of a network's classifier."""
+  return f'{spec.family}/~/linear'
 
 
 def spec_from_dict(fields: Mapping[str, Any]) -> AnySpec:
@@ -98,7 +108,7 @@ def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any)
   Raises:
     ValueError: there is no such model.
   """
-  spec = get_spec(name) if isinstance(name, str) else name
+  spec = get_spec(name)
   return _CLASSES[spec.family](num_classes, spec, **overrides)
 
 
@@ -122,8 +132,16 @@ def parameter_shapes(
   return join_state(*jax.eval_shape(init, jax.random.key(0), images))
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: Any) -> str:
   """The sentence for a name that is none: what it may have meant, and where the names are."""
+  if isinstance(name, os.PathLike) or (isinstance(name, str) and os.path.isfile(name)):
+    return (
+      f'{os.fspath(name)!r} is a path and not the name of a model: nfnets.load_pretrained(path) '
+      'reads weights together with the spec of their model.'
+    )
+  if not isinstance(name, str):
+    hint = ': build one by nfnets.zoo.spec_from_dict' if isinstance(name, Mapping) else ''
+    return f'A model is given by its name or a spec, got {type(name).__name__}{hint}.'
 
   def key(text: str) -> str:
     letters = re.sub('[^a-z0-9+]', '', text.lower())

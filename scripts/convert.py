@@ -13,14 +13,14 @@ scripts need nothing else; timm's does not, and DeepMind's only by its shapes. E
 import argparse
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-import nfnets
 from nfnets import weights, zoo
+from nfnets.weights import formats
+from nfnets.weights.atomic import replacing
 
 
 class Converted(NamedTuple):
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
   args = _parse(argv)
   try:
     done = convert(args.input, args.output, args.model)
-  except (OSError, ValueError, safetensors.SafetensorError) as error:
+  except (OSError, ValueError) as error:
     print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1
   size = sum(np.size(array) for array in done.arrays)
@@ -113,12 +113,13 @@ def _to_timm(source: pathlib.Path, target: pathlib.Path, model: str | None) -> C
   if model is not None:
     spec = zoo.get_spec(model)
   elif 'spec' in metadata:
-    spec = nfnets.ModelSpec.from_dict(metadata['spec'])
+    spec = zoo.spec_from_dict(metadata['spec'])
   else:
     raise ValueError(f'{source} does not say which model it is for: add --model NAME.')
   state = weights.to_timm(params, spec)
   # timm reads files whose metadata say that they are PyTorch's.
-  safetensors.numpy.save_file(state, target, metadata={'format': 'pt'})
+  with replacing(target) as temporary:
+    safetensors.numpy.save_file(state, temporary, metadata={'format': 'pt'})
   hint = ''
   if spec.activation == 'gelu':
     hint = " Its GELU is the tanh form: build timm's model with act_layer='gelu_tanh'."
@@ -127,11 +128,9 @@ def _to_timm(source: pathlib.Path, target: pathlib.Path, model: str | None) -> C
 
 def _kind(path: pathlib.Path) -> str:
   """'ours', 'timm' (any other safetensors file) or 'deepmind' (anything else)."""
-  try:
-    with safetensors.safe_open(path, framework='np') as file:
-      metadata: dict[str, Any] = file.metadata() or {}
-  except safetensors.SafetensorError:
+  if not formats.is_safetensors(path):
     return 'deepmind'
+  metadata, _ = formats.read_safetensors(path, with_arrays=False)
   return 'ours' if metadata.get('format', '').startswith('nfnets.') else 'timm'
 
 

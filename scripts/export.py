@@ -8,7 +8,7 @@ import argparse
 import pathlib
 import sys
 
-from nfnets import deploy, execution, load_pretrained, weights
+from nfnets import deploy, load_pretrained, weights
 
 SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo', '.onnx': 'onnx'}
 
@@ -41,7 +41,7 @@ def export(arguments: argparse.Namespace) -> None:
   """Loads, folds, writes, and says what it wrote."""
   kind = arguments.format or SUFFIXES.get(arguments.out.suffix, 'saved_model')
   params, spec, name = load_pretrained(arguments.weights)
-  if not arguments.no_fold and not spec.conventions.folded:
+  if not arguments.no_fold and not deploy.is_folded(spec):
     params, spec = deploy.fold(params, spec)
   options = {'size': arguments.size, 'batch_size': arguments.batch_size}
   if kind == 'safetensors':
@@ -65,7 +65,7 @@ def write_onnx(path, params, spec, *, size: int | None, batch_size: int | None) 
     raise ImportError("ONNX files need jax2onnx: pip install 'nfnets[onnx]'.") from error
   size = size or spec.test_size
   # Grouped convolutions stay grouped: that is what ONNX runtimes are good at.
-  with execution.strategy('plain'):
+  with deploy.portable():
     jax2onnx.to_onnx(
       deploy.predictor(params, spec),
       inputs=[(batch_size or 'B', size, size, 3)],
@@ -93,7 +93,8 @@ def write_saved_model(path, params, spec, *, size: int | None, batch_size: int |
     autograph=False,
     input_signature=[tf.TensorSpec((batch_size, size, size, 3), tf.float32, name='images')],
   )
-  tf.saved_model.save(module, str(path))
+  with deploy.portable():  # it is traced here
+    tf.saved_model.save(module, str(path))
 
 
 if __name__ == '__main__':

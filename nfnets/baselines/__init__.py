@@ -2,6 +2,7 @@
 
 from nfnets.baselines.common import BaselineSpec, join_state, split_state
 from nfnets.baselines.efficientnet import EfficientNet, EfficientNetSpec
+from nfnets.baselines.folding import fold
 from nfnets.baselines.resnet import ResNet, ResNetSpec
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
   'EfficientNetSpec',
   'ResNet',
   'ResNetSpec',
+  'fold',
   'join_state',
   'split_state',
 ]

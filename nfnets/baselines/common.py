@@ -25,6 +25,8 @@ class BaselineSpec:
   """What is common to the specs of all baselines; each family adds its own fields."""
 
   FAMILY: ClassVar[str]  # module name of the network
+  NORM_DECAY: ClassVar[float]  # of the running statistics
+  NORM_EPS: ClassVar[float]  # added to the variance
 
   family: str = ''  # FAMILY, so that a stored spec says what it is of
   activation: str = 'relu'  # a name in nfnets.activations.ACTIVATIONS; not scaled here
@@ -33,6 +35,7 @@ class BaselineSpec:
   train_size: int = 224  # side of the training images, pixels
   test_size: int = 224  # side of the evaluation images, pixels
   augment_magnitude: float = 0.0  # of RandAugment; none of the baselines' papers has one
+  folded: bool = False  # whether the convolutions hold the normalisations, see nfnets.deploy.fold
 
   def __post_init__(self):
     """Turns lists into tuples and checks the values."""
@@ -47,6 +50,14 @@ class BaselineSpec:
         raise ValueError(
           f'{type(self).__name__}.{field} must be in [0, 1), got {getattr(self, field)}.'
         )
+
+  def conv_before(self, norm: str) -> str | None:
+    """Names the convolution right before a normalisation; None: something else is.
+
+    Args:
+      norm: module name of the normalisation; the convolution's is in the same module.
+    """
+    raise NotImplementedError
 
   def replace(self, **changes: Any) -> Self:
     """Returns a copy with some fields changed.
@@ -160,9 +171,36 @@ class BatchNorm(hk.Module):
   def __call__(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
     """Normalises x [N, H, W, C]; keeps its dtype."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    # While initialising as if in training: only then does Haiku make the running statistics.
-    is_training = is_training or hk.running_init()
+    if hk.running_init():
+      is_training = True  # only then does Haiku make the running statistics
+      self.norm.cross_replica_axis = None  # their values are dropped, so no axis need be mapped
     return self.norm(wide, is_training, test_local_stats).astype(x.dtype)
+
+
+class FoldedNorm(hk.Module):
+  """What folding leaves of a normalisation: its offset, as the bias of the convolution before it.
+
+  Where no convolution comes right before, there is a scale too.
+  """
+
+  def __init__(self, has_scale: bool, name: str):
+    """Builds the layer; parameters are `offset` [C] and, if asked for, `scale` [C]."""
+    super().__init__(name=name)
+    self.has_scale = has_scale
+
+  def __call__(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
+    """Scales and shifts x [N, H, W, C], whether in training or not."""
+    del is_training, test_local_stats  # there are no statistics
+    if self.has_scale:
+      x = x * hk.get_parameter('scale', x.shape[-1:], x.dtype, init=jnp.ones)
+    return x + hk.get_parameter('offset', x.shape[-1:], x.dtype, init=jnp.zeros)
+
+
+def make_norm(spec: BaselineSpec, name: str, axis: str | None) -> BatchNorm | FoldedNorm:
+  """Returns the normalisation of a network; `axis` as `BatchNorm`'s cross_replica_axis."""
+  if spec.folded:
+    return FoldedNorm(spec.conv_before(name) is None, name)
+  return BatchNorm(spec.NORM_DECAY, spec.NORM_EPS, axis, name)
 
 
 class Baseline(hk.Module):
@@ -199,6 +237,11 @@ class Baseline(hk.Module):
     """
     if images.ndim != 4:
       raise ValueError(f'Images must be [N, H, W, C], got shape {images.shape}.')
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(
+        f'Images must be normalised numbers in float32 or bfloat16, got {images.dtype}: '
+        'nfnets.inference.preprocess makes them of pictures.'
+      )
     maps = self.features(images, is_training, test_local_stats)
     x = maps[f'stage{len(maps) - 2}']  # by name: a policy of Haiku's sorts the maps
     pool = jnp.mean(self.finish(x, is_training, test_local_stats), axis=(1, 2))

@@ -8,12 +8,10 @@ import haiku as hk
 import jax
 
 from nfnets import activations
-from nfnets.baselines.common import Baseline, BaselineSpec, BatchNorm, Conv2D, find_variant
+from nfnets.baselines.common import Baseline, BaselineSpec, Conv2D, find_variant, make_norm
 from nfnets.layers import SqueezeExcite, StochasticDepth
 from nfnets.spec import round_channels
 
-_DECAY = 0.99  # of the running statistics
-_EPS = 1e-3
 _CHANNEL_MULTIPLE = 8
 # Of a depthwise convolution each output sees k * k weights, so these keep its variance.
 _DEPTHWISE_INIT = hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
@@ -39,6 +37,8 @@ class EfficientNetSpec(BaselineSpec):
   """An EfficientNet: a table of stages and its compound scaling."""
 
   FAMILY: ClassVar[str] = 'EfficientNet'
+  NORM_DECAY: ClassVar[float] = 0.99
+  NORM_EPS: ClassVar[float] = 1e-3
 
   width_multiple: float = 1.0  # of all channels, which are then rounded to multiples of 8
   depth_multiple: float = 1.0  # of the blocks of each stage, rounded up
@@ -59,6 +59,10 @@ class EfficientNetSpec(BaselineSpec):
       )
     if not self.stages or min(self.width_multiple, self.depth_multiple, self.se_ratio) <= 0:
       raise ValueError('An EfficientNetSpec needs stages, and positive multiples and se_ratio.')
+
+  def conv_before(self, norm: str) -> str | None:
+    """Every normalisation follows the convolution that it is named after."""
+    return norm.replace('_norm', '_conv' if norm in ('stem_norm', 'final_norm') else '')
 
   def channels(self, channels: int) -> int:
     """Scales a number of channels of B0: to the nearest 8, but not by over a tenth down."""
@@ -118,19 +122,19 @@ class MBConv(hk.Module):
       self.layers.append(
         (
           Conv2D(width, 1, w_init=_CONV_INIT, name='expand'),
-          BatchNorm(_DECAY, _EPS, cross_replica_axis, 'expand_norm'),
+          make_norm(spec, 'expand_norm', cross_replica_axis),
         )
       )
     self.layers.append(
       (
         Conv2D(width, kernel, stride, width, w_init=_DEPTHWISE_INIT, name='depthwise'),
-        BatchNorm(_DECAY, _EPS, cross_replica_axis, 'depthwise_norm'),
+        make_norm(spec, 'depthwise_norm', cross_replica_axis),
       )
     )
     hidden = max(1, int(in_channels * spec.se_ratio))
     self.attention = SqueezeExcite(width, hidden, activation=self.activation)
     self.project = Conv2D(out_channels, 1, w_init=_CONV_INIT, name='project')
-    self.project_norm = BatchNorm(_DECAY, _EPS, cross_replica_axis, 'project_norm')
+    self.project_norm = make_norm(spec, 'project_norm', cross_replica_axis)
     self.stochastic_depth = StochasticDepth(stochdepth_rate, rescale=True)
 
   def __call__(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
@@ -198,11 +202,11 @@ class EfficientNet(Baseline):
     super().__init__(num_classes, spec, _CLASSIFIER_INIT, name=name)
     stem_channels = spec.channels(spec.stem_channels)
     self.stem_conv = Conv2D(stem_channels, 3, 2, w_init=_CONV_INIT, name='stem_conv')
-    self.stem_norm = BatchNorm(_DECAY, _EPS, cross_replica_axis, 'stem_norm')
+    self.stem_norm = make_norm(spec, 'stem_norm', cross_replica_axis)
     self.stages = _make_stages(spec, stem_channels, cross_replica_axis)
     head_channels = spec.channels(spec.head_channels)
     self.final_conv = Conv2D(head_channels, 1, w_init=_CONV_INIT, name='final_conv')
-    self.final_norm = BatchNorm(_DECAY, _EPS, cross_replica_axis, 'final_norm')
+    self.final_norm = make_norm(spec, 'final_norm', cross_replica_axis)
 
   def features(
     self, images: jax.Array, is_training: bool = False, test_local_stats: bool = False

@@ -16,12 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from nfnets import activations, nf_resnet
-from nfnets.baselines.common import Baseline, BaselineSpec, BatchNorm, Conv2D, find_variant
+from nfnets.baselines.common import Baseline, BaselineSpec, Conv2D, find_variant, make_norm
 from nfnets.layers import SqueezeExcite, StochasticDepth
 from nfnets.spec import StemConv, check_choice
-
-_DECAY = 0.9  # of the running statistics
-_EPS = 1e-5
 
 _SHORTCUTS = ('strided_conv', 'average_pool')
 
@@ -31,6 +28,8 @@ class ResNetSpec(BaselineSpec):
   """A ResNet with batch normalisation. Tuples have one entry per stage."""
 
   FAMILY: ClassVar[str] = 'BN_ResNet'
+  NORM_DECAY: ClassVar[float] = 0.9
+  NORM_EPS: ClassVar[float] = 1e-5
 
   depth: tuple[int, ...]  # blocks of each stage
   width: tuple[int, ...] = (256, 512, 1024, 2048)  # output channels of each stage
@@ -58,6 +57,12 @@ class ResNetSpec(BaselineSpec):
           f'A stage {width} wide has a bottleneck of {bottleneck}, which is no multiple of '
           f'group_width={self.group_width}.'
         )
+
+  def conv_before(self, norm: str) -> str | None:
+    """A block's first and the network's last normalisation follow a sum (or the stem's pooling)."""
+    if norm.startswith('stem_norm'):
+      return norm.replace('norm', 'conv')
+    return {'norm1': 'conv0', 'norm2': 'conv1'}.get(norm)
 
   def bottleneck_width(self, width: int) -> int:
     """Channels inside a block of `width` output channels."""
@@ -101,7 +106,7 @@ class Block(hk.Module):
     self.activation = activations.get(spec.activation).function
     width = spec.bottleneck_width(out_channels)
     groups = width // (spec.group_width or width)
-    self.norms = [BatchNorm(_DECAY, _EPS, cross_replica_axis, f'norm{i}') for i in range(3)]
+    self.norms = [make_norm(spec, f'norm{i}', cross_replica_axis) for i in range(3)]
     self.convs = [
       Conv2D(width, 1, name='conv0'),
       Conv2D(width, 3, stride, groups, name='conv1'),
@@ -198,11 +203,10 @@ class ResNet(Baseline):
       for i, (kernel, stride, channels) in enumerate(spec.stem)
     ]
     self.stem_norms = [
-      BatchNorm(_DECAY, _EPS, cross_replica_axis, f'stem_norm{i}')
-      for i in range(len(spec.stem) - 1)
+      make_norm(spec, f'stem_norm{i}', cross_replica_axis) for i in range(len(spec.stem) - 1)
     ]
     self.stages = _make_stages(spec, cross_replica_axis)
-    self.final_norm = BatchNorm(_DECAY, _EPS, cross_replica_axis, 'final_norm')
+    self.final_norm = make_norm(spec, 'final_norm', cross_replica_axis)
 
   def stem(self, images: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
     """Maps images [N, H, W, 3] to the first block's input."""

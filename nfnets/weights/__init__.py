@@ -1,12 +1,16 @@
 """Weights on disk: safetensors, DeepMind's release, timm's files; published weights by name."""
 
 from nfnets.weights.deepmind import load_deepmind
+from nfnets.weights.fitting import count_classes, fit, rename_root
+from nfnets.weights.formats import is_safetensors
 from nfnets.weights.hub import Pretrained, load_pretrained
 from nfnets.weights.timm import from_timm, to_timm
-from nfnets.weights.tree import is_safetensors, load, merge, read_metadata, save
+from nfnets.weights.tree import load, merge, read_metadata, save
 
 __all__ = [
   'Pretrained',
+  'count_classes',
+  'fit',
   'from_timm',
   'is_safetensors',
   'load',
@@ -14,6 +18,7 @@ __all__ = [
   'load_pretrained',
   'merge',
   'read_metadata',
+  'rename_root',
   'save',
   'to_timm',
 ]

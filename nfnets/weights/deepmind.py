@@ -7,7 +7,7 @@ import numpy as np
 
 from nfnets import zoo
 from nfnets.spec import ModelSpec
-from nfnets.weights import pickles
+from nfnets.weights import formats, pickles
 from nfnets.weights.tree import Tree, merge
 
 _LOG = logging.getLogger(__name__)
@@ -30,17 +30,22 @@ def load_deepmind(
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file is cut, damaged, of another format or tries to run something; it is of
-      another model, which the message compares array by array; no variant fits it.
+    ValueError: the file is cut, damaged, of another format or tries to run something; it holds NaN
+      or infinite numbers; it is of another model, which the message compares array by array; no
+      variant fits it.
   """
+  foreign = _foreign_format(path) if os.path.isfile(path) else None
+  if foreign:
+    raise ValueError(f'{path} is no file of weights but {foreign}.')
   tree = pickles.read_tree(path)
-  for module, entries in tree.items():
-    for name, array in entries.items():
-      if array.dtype != np.float32:
-        raise ValueError(
-          f'{path} holds {module}/{name} as {array.dtype}, and released weights are float32: '
-          f'the file is damaged or of another origin.'
-        )
+  arrays = {f'{module}/{n}': array for module, e in tree.items() for n, array in e.items()}
+  formats.check_finite(arrays, path)
+  for key, array in arrays.items():
+    if array.dtype != np.float32:
+      raise ValueError(
+        f'{path} holds {key} as {array.dtype}, and released weights are float32: the file is '
+        f'damaged or of another origin.'
+      )
   if variant is None:
     variant = find_variant(tree)
     _LOG.info('%s holds the weights of %s', path, variant)
@@ -49,6 +54,13 @@ def load_deepmind(
   except ValueError as error:
     model = 'this model' if isinstance(variant, ModelSpec) else variant
     raise ValueError(f'{path} is not {model} with {num_classes} classes: {error}') from None
+
+
+def _foreign_format(path: str | os.PathLike) -> str | None:
+  """What a file is instead of a pickle, and what reads it; None if it may be one."""
+  if formats.is_safetensors(path):
+    return 'a safetensors file: read it with nfnets.weights.load, or timm weights with from_timm'
+  return formats.describe(path)
 
 
 def find_variant(tree: Tree) -> str:

@@ -1,5 +1,6 @@
 """Downloads files of known size and checksum into a cache: bounded, resumable, all or nothing."""
 
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -11,11 +12,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
+
 _LOG = logging.getLogger(__name__)
-_ATTEMPTS = 8  # connections for one file; each must bring something
+_ATTEMPTS = 8  # connections for one file; each must bring something, or the server be in trouble
+_PAUSES = (1.0, 4.0)  # seconds before asking a server in trouble again
 _TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
 _LOCAL = ('localhost', '127.0.0.1', '::1')
@@ -40,7 +45,8 @@ def cache_directory() -> Path:
 def fetch(remote: RemoteFile, cache_dir: str | os.PathLike | None = None) -> Path:
   """Returns the path of a file, downloading it if the cache does not have it.
 
-  Progress goes to stderr. A download that was cut stays as `<name>.part` and the next one goes on
+  Processes and threads that want one file take turns, and all but the first find it there. Progress
+  goes to stderr. A download that was cut stays as `<name>.part` and the next one goes on
   from there. The file takes its name only after its size and checksum were verified; those of a
   file that is already there are verified too, whoever put it there, and a wrong one is renamed to
   `<name>.wrong`.
@@ -64,23 +70,42 @@ def fetch(remote: RemoteFile, cache_dir: str | os.PathLike | None = None) -> Pat
     raise ValueError(f'{remote.url} does not end in a plain file name: give the URL of a file.')
   directory = Path(cache_dir) if cache_dir is not None else cache_directory()
   target = directory / name
-  if target.is_file():
-    if _is_right(target, remote):
-      return target
-    wrong = target.with_name(f'{name}.wrong')
-    _LOG.warning('%s is not the file of %s: it is now %s', target, remote.url, wrong)
-    os.replace(target, wrong)
+  if target.is_file() and _is_right(target, remote):  # it may be where nothing can be written
+    return target
   directory.mkdir(parents=True, exist_ok=True)
-  part = directory / f'{name}.part'
-  _download(remote, part, target)
-  if not _is_right(part, remote):
-    part.unlink()
-    raise ValueError(
-      f'{name} from {remote.url} arrived with a wrong checksum (expected {remote.digest}) and was '
-      f'removed: try again, or get the right file elsewhere and put it at {target}.'
-    )
-  os.replace(part, target)
+  with _alone(directory / f'{name}.lock'):
+    if target.is_file():
+      if _is_right(target, remote):  # another process was at it
+        return target
+      wrong = target.with_name(f'{name}.wrong')
+      _LOG.warning('%s is not the file of %s: it is now %s', target, remote.url, wrong)
+      os.replace(target, wrong)
+    part = directory / f'{name}.part'
+    _download(remote, part, target)
+    if not _is_right(part, remote):
+      part.unlink()
+      raise ValueError(
+        f'{name} from {remote.url} arrived with a wrong checksum (expected {remote.digest}) and '
+        f'was removed: try again, or get the right file elsewhere and put it at {target}.'
+      )
+    os.replace(part, target)
   return target
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+  """Inside, no other process or thread is inside with this path; the lock leaves no file."""
+  lock = filelock.FileLock(path)
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    _LOG.warning('waiting for another process that downloads %s', path.stem)
+    lock.acquire()
+  try:
+    yield
+  finally:
+    path.unlink(missing_ok=True)  # while it is held: who waits for it sees that and begins anew
+    lock.release()
 
 
 def _is_right(path: Path, remote: RemoteFile) -> bool:
@@ -93,8 +118,27 @@ def _is_right(path: Path, remote: RemoteFile) -> bool:
   return digest.hexdigest() == expected
 
 
+def advise(status: int | None) -> str:
+  """Says what to do about a server's answer that is no file.
+
+  Args:
+    status: of HTTP; None: there was no answer.
+  """
+  if status in (401, 403, 407):
+    return (
+      'the server, or a proxy before it, does not let you: log in or change the proxy, then try '
+      'again'
+    )
+  if status in (404, 410):
+    return 'the file is not there any more: update nfnets, which may know where it is now'
+  if status is not None and (status == 429 or status >= 500):
+    return 'the server has too much to do or is broken: try again later'
+  return 'connect this machine and try again'
+
+
 def _download(remote: RemoteFile, part: Path, target: Path) -> None:
   """Connects until `part` has all its bytes."""
+  pauses = iter(_PAUSES)
   for _ in range(_ATTEMPTS):
     start = part.stat().st_size if part.exists() else 0
     if start > remote.size:
@@ -102,26 +146,30 @@ def _download(remote: RemoteFile, part: Path, target: Path) -> None:
       start = 0
     if start == remote.size:
       return
+    status = pause = None
     try:
       _receive(remote, part, start)
       reason: Any = 'the connection was cut'
     except urllib.error.HTTPError as error:
       error.close()
-      reason = error
-      if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
+      reason, status = error, error.code
+      if status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
         part.unlink()
         continue
+      pause = next(pauses, None) if status == 429 or status >= 500 else None
     except (OSError, http.client.HTTPException) as error:
       if getattr(error, 'filename', None) or getattr(error, 'errno', None) == errno.ENOSPC:
         raise  # the disk, not the network
       reason = error
-    if not part.exists() or part.stat().st_size <= start:
+    if pause is not None:
+      time.sleep(pause)
+    elif not part.exists() or part.stat().st_size <= start:
       break
   if part.exists() and part.stat().st_size == remote.size:
     return
   raise ConnectionError(
-    f'cannot download {target.name} from {remote.url} ({reason}): connect this machine and try '
-    f'again (what has arrived is kept), or get the file elsewhere and put it at {target}.'
+    f'cannot download {target.name} from {remote.url} ({reason}): {advise(status)} (what has '
+    f'arrived is kept), or get the file elsewhere and put it at {target}.'
   )
 
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nfnets import zoo
+from nfnets.weights import fitting, formats
 from nfnets.weights import tree as trees
 from nfnets.weights.deepmind import find_variant, load_deepmind
-from nfnets.weights.download import RemoteFile, cache_directory, fetch
+from nfnets.weights.download import RemoteFile, advise, cache_directory, fetch
 from nfnets.weights.timm import from_timm
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Pretrained(NamedTuple):
   `hk.transform(lambda x: nfnets.create_model(spec, K)(x, False)).apply(params, ...)` runs them.
   """
 
-  params: trees.Tree  # module path -> name -> numpy array
+  params: trees.Tree  # module path -> name -> numpy array; no classifier if the weights have none
   spec: zoo.AnySpec  # the network, for `create_model`
   name: str  # the published name, or the name of a local file without its ending
 
@@ -70,13 +71,14 @@ def load_pretrained(
       of a file: one that `save` wrote with the model's spec, or one of DeepMind's release.
     num_classes: another number K of classes than the weights have makes a new classifier,
       w [C, K] ~ N(0, 0.01^2) and b [K] = 0, and changes nothing else; it is logged. None or the
-      weights' own number keeps theirs.
+      weights' own number keeps theirs. Weights without a classifier are loaded without, too.
     seed: of the new classifier.
     cache_dir: where DeepMind's files are kept, see `fetch`. A timm file that was put there by
       hand as `<repository>.safetensors` is used; downloads stay with huggingface_hub.
 
   Raises:
     ConnectionError: a file cannot be downloaded; the message says where to put it by hand.
+    FileNotFoundError: the path is of a folder.
     ImportError: timm's weights need huggingface_hub, which is not installed.
     ValueError: no such name or file; a file is damaged, of another format or another model.
   """
@@ -86,9 +88,11 @@ def load_pretrained(
     params = load_deepmind(fetch(DEEPMIND[name], cache_dir), name)
     loaded = Pretrained(params, zoo.get_spec(name), name)
   elif name in TIMM:
-    loaded = Pretrained(from_timm(_fetch_timm(name, cache_dir), name), zoo.get_spec(name), name)
+    loaded = _load_timm(name, cache_dir)
   elif Path(name).is_file():
     loaded = _load_file(Path(name))
+  elif Path(name).is_dir():
+    formats.read_safetensors(name)  # says that it is a folder, and what is in it
   else:
     names = [*DEEPMIND, *TIMM]
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
@@ -96,14 +100,21 @@ def load_pretrained(
       f'{str(name)!r} is neither the name of published weights nor a file: '
       + (f'did you mean {", ".join(close)}?' if close else f'choose one of {", ".join(names)}.')
     )
-  if num_classes in (None, _num_classes(loaded.params)):
+  own = fitting.count_classes(loaded.params, loaded.spec)
+  if own is None and num_classes is None:
+    _LOG.warning(
+      '%s: the weights have no classifier, only the layers before it are loaded; '
+      'num_classes=K makes a new one',
+      loaded.name,
+    )
+  if num_classes in (None, own):
     return loaded
-  return loaded._replace(params=_new_classifier(loaded, num_classes, seed))
+  return loaded._replace(params=_new_classifier(loaded, own, num_classes, seed))
 
 
 def _load_file(path: Path) -> Pretrained:
   """A local file: safetensors of this library, else a pickle of DeepMind's release."""
-  if not trees.is_safetensors(path):
+  if not formats.is_safetensors(path):
     params = load_deepmind(path)
     name = find_variant(params)
     return Pretrained(params, zoo.get_spec(name), name)
@@ -118,10 +129,20 @@ def _load_file(path: Path) -> Pretrained:
     blocks = sum(getattr(spec, 'depth', ()))
     if blocks > len(params):  # before a damaged number keeps JAX busy for hours
       raise ValueError(f'it has {blocks} blocks and the file {len(params)} modules')
-    shapes = zoo.parameter_shapes(spec, _num_classes(params))
-    return Pretrained(trees.merge(shapes, params), spec, path.stem)
+    return Pretrained(fitting.fit(params, spec), spec, path.stem)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{path} does not hold the model of its metadata: {error}') from None
+
+
+def _load_timm(name: str, cache_dir: str | os.PathLike | None) -> Pretrained:
+  """Weights of a timm model by its name."""
+  path = _fetch_timm(name, cache_dir)
+  try:
+    return Pretrained(from_timm(path, name), zoo.get_spec(name), name)
+  except ValueError as error:
+    raise ValueError(
+      f'the stored file of {name} cannot be used: {error} Delete {path} and try again.'
+    ) from None
 
 
 def _fetch_timm(name: str, cache_dir: str | os.PathLike | None) -> Path:
@@ -131,8 +152,20 @@ def _fetch_timm(name: str, cache_dir: str | os.PathLike | None) -> Path:
   by_hand = directory / f'{repository.rpartition("/")[2]}.safetensors'
   if by_hand.is_file():
     return by_hand
+  path = _fetch_from_hub(repository, by_hand)
+  if path.is_file() and formats.is_cut(path):
+    _LOG.warning('%s has a wrong size: it is deleted and downloaded again', path)
+    for file in (path.resolve(), path):  # the hub's cache keeps a link to the file
+      file.unlink(missing_ok=True)
+    path = _fetch_from_hub(repository, by_hand)
+  return path
+
+
+def _fetch_from_hub(repository: str, by_hand: Path) -> Path:
+  """The file in huggingface_hub's cache, downloaded if it is not there."""
   try:
     import huggingface_hub
+    from huggingface_hub import errors
   except ImportError:
     raise ImportError(
       f'timm weights come through huggingface_hub: pip install huggingface_hub, or put '
@@ -140,40 +173,32 @@ def _fetch_timm(name: str, cache_dir: str | os.PathLike | None) -> Path:
     ) from None
   try:
     return Path(huggingface_hub.hf_hub_download(repository, _TIMM_FILE))
-  except (OSError, huggingface_hub.errors.EntryNotFoundError) as error:
-    reason = next(iter(str(error).splitlines()), '') or type(error).__name__
+  # Settings of proxies and endpoints fail in the HTTP library in ways that it does not list.
+  except Exception as error:
+    while isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+      error = error.__cause__  # it hides what the server answered
+    status = getattr(getattr(error, 'response', None), 'status_code', None)
+    reason = next(iter(str(error).splitlines()), '').rstrip('.:') or type(error).__name__
+    reason = f'HTTP {status}' if status else reason
     raise ConnectionError(
-      f'cannot download {_TIMM_FILE} from https://huggingface.co/{repository} ({reason}): connect '
-      f'this machine and try again, or get the file elsewhere and put it at {by_hand}.'
+      f'cannot download {_TIMM_FILE} from https://huggingface.co/{repository} '
+      f'({reason}): {advise(status)}, or get the file elsewhere and put it at {by_hand}.'
     ) from None
 
 
-def _classifier(params: trees.Tree) -> str:
-  """The module path of the classifier."""
-  root = next(iter(params)).partition('/')[0]
-  return f'{root}/~/linear'
-
-
-def _num_classes(params: trees.Tree) -> int:
-  """How many classes the weights have."""
-  bias = params.get(_classifier(params), {}).get('b')
-  if bias is None:
-    raise ValueError(f'there is no classifier: {_classifier(params)} has no b')
-  return np.size(bias)
-
-
-def _new_classifier(loaded: Pretrained, num_classes: int, seed: int) -> trees.Tree:
+def _new_classifier(loaded: Pretrained, own: int | None, num_classes: int, seed: int) -> trees.Tree:
   """The same parameters (the same arrays) with a new classifier."""
-  path = _classifier(loaded.params)
-  old = loaded.params[path]['w']  # [C, K]
+  path = zoo.classifier_path(loaded.spec)
+  like = loaded.params if own else zoo.parameter_shapes(loaded.spec, num_classes)
+  channels, _ = like[path]['w'].shape
   # As a new network starts, [NFNet] appendix.
-  w = np.random.default_rng(seed).normal(0.0, 0.01, (old.shape[0], num_classes))
+  w = np.random.default_rng(seed).normal(0.0, 0.01, (channels, num_classes))
   b = np.zeros(num_classes, np.float32)
   _LOG.warning(
-    '%s: the classifier %s is new, %d classes instead of %d; all other weights are kept',
+    '%s: the classifier %s is new, %d classes instead of %s; all other weights are kept',
     loaded.name,
     path,
     num_classes,
-    old.shape[1],
+    own or 'none',
   )
   return {**loaded.params, path: {'w': w.astype(np.float32), 'b': b}}

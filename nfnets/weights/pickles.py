@@ -100,10 +100,6 @@ def read_tree(path: str | os.PathLike) -> Tree:
   if not path.is_file():
     raise FileNotFoundError(f'there is no weights file {str(path)!r}.')
   with path.open('rb') as file:
-    foreign = _foreign_format(file.read(16))
-    if foreign:
-      raise ValueError(f'{path} is no pickle of published weights but {foreign}.')
-    file.seek(0)
     machine = _Machine(file, os.fstat(file.fileno()).st_size)
     try:
       return _as_tree(machine.run())
@@ -112,25 +108,6 @@ def read_tree(path: str | os.PathLike) -> Tree:
         f'{path} is refused at byte {machine.position}: {refusal}. Nothing in it was run; '
         f'use the file as its publisher released it.'
       ) from None
-
-
-def _foreign_format(start: bytes) -> str | None:
-  """What a file is that people take for published weights, and what reads it."""
-  if start.startswith(b'PK\x03\x04'):
-    return 'a zip archive (an .npz or a PyTorch file): read arrays with numpy.load'
-  if start[8:10] == b'{"':
-    return 'a safetensors file: read it with nfnets.weights.load, or timm weights with from_timm'
-  if start.startswith(b'\x93NUMPY'):
-    return 'a single array: read it with numpy.load'
-  if start.startswith(b'\x89HDF\r\n\x1a\n'):
-    return 'an HDF5 file, which this library does not read'
-  if start.startswith(b'\x1f\x8b'):
-    return 'gzip-compressed: decompress it first'
-  if start.lstrip().startswith(b'<'):
-    return 'a web page, perhaps of a failed download: download the file again'
-  if not start:
-    return 'an empty file: download it again'
-  return None
 
 
 def _as_tree(root: Any) -> Tree:

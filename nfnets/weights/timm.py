@@ -6,19 +6,22 @@ the place of the activation's gamma (by the gains of the first and the final con
 classifier). What no gain can absorb, padding and the kind of shortcut, is refused.
 """
 
+import logging
 import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from nfnets import activations, zoo
 from nfnets.block_plan import plan_blocks
 from nfnets.spec import Conventions, ModelSpec
+from nfnets.weights import state_dicts
+from nfnets.weights.fitting import check_channels, fit
 from nfnets.weights.tree import Tree, merge
+
+_LOG = logging.getLogger(__name__)
 
 _BLOCK_CONVS = {
   'conv0': 'conv1',
@@ -71,31 +74,41 @@ def from_timm(
   DeepMind trained them with, where timm has the erf form (our `dm_nfnet_f0`..). The other models
   with timm's names take the weights of that name.
 
+  A prefix that all names have (`module.` of data parallel training, `_orig_mod.` of
+  torch.compile, `model.`, `backbone.`, or several) is left out, with a warning.
+
   Args:
     weights: a .safetensors file, or a state dict: name -> numpy array or CPU tensor.
     name_or_spec: the model to load into, as in `create_model`.
-    num_classes: number of classes of the weights; None: what their classifier has.
+    num_classes: number of classes of the weights; None: what their classifier has. Without one
+      (timm's num_classes=0) the rest is loaded, with a warning.
     conventions: what the timm network computes with, if it was built with options of one's own;
       None: those of `dm_nfnet` if there are skip gains, else those of timm's other networks.
 
   Returns:
-    Parameters, module path -> name -> float32 numpy array: all that the model has, nothing else.
+    Parameters, module path -> name -> float32 numpy array: all that the model has (or all but the
+    classifier, if the weights have none), nothing else.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: the file is not safetensors; the arrays are not the model's, in which case the
-      message names what is missing, unexpected or of another shape; or the shapes may fit but the
-      model would compute something else.
+      message names what is missing, unexpected or of another shape; some are not finite; the first
+      convolution is not for RGB; or the shapes may fit but the model would compute something else.
   """
-  spec = zoo.get_spec(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
-  state = _read(weights)
+  spec = _timm_spec(name_or_spec)
+  pairs = {pair.key: pair for pair in _pairs(spec)}
+  state = state_dicts.without_prefix(state_dicts.read(weights), next(iter(pairs)))
   has_skip_gains = any(key.endswith('.skipinit_gain') for key in state)
   source = conventions or _timm_conventions(has_skip_gains)
   if 'stages.0.0.conv1.gain' in state:  # else the merge below tells what the file holds instead
     _check_function(spec, source, has_skip_gains)
-  if num_classes is None:
-    num_classes = len(state.get('head.fc.bias', range(1000)))
-  pairs = {pair.key: pair for pair in _pairs(spec)}
+  stem, gain, *_ = pairs
+  if stem in state and state[stem].ndim == 4:
+    check_channels(state[stem].shape[1], stem, gain)
+  shapes = zoo.parameter_shapes(spec, num_classes or len(state.get('head.fc.bias', range(1000))))
+  if not num_classes and not any(key.startswith('head.fc.') for key in state):
+    shapes.pop(zoo.classifier_path(spec))
+    _LOG.warning('the weights have no classifier (head.fc): all other layers are converted')
   tree: Tree = {}
   for key, array in state.items():
     pair = pairs.get(key)
@@ -104,8 +117,7 @@ def from_timm(
       tree.setdefault(module, {})[name] = array
     else:
       tree.setdefault(pair.module, {})[pair.name] = _TO_HAIKU[pair.layout](array)
-  params = merge(zoo.parameter_shapes(spec, num_classes), tree)
-  return _rescale(params, spec, source, spec.conventions)
+  return _rescale(merge(shapes, tree), spec, source, spec.conventions)
 
 
 def to_timm(
@@ -131,31 +143,31 @@ def to_timm(
   Raises:
     ValueError: params is not the model's tree, or no timm network computes this function.
   """
-  spec = zoo.get_spec(name_or_spec) if isinstance(name_or_spec, str) else name_or_spec
+  spec = _timm_spec(name_or_spec)
   target = conventions or _timm_conventions(spec.skip_gain)
   _check_function(spec, target, spec.skip_gain)
-  bias = params.get(f'{spec.family}/~/linear', {}).get('b', range(1000))
-  params = merge(zoo.parameter_shapes(spec, len(bias)), params)
-  params = _rescale(params, spec, spec.conventions, target)
+  params = _rescale(fit(params, spec), spec, spec.conventions, target)
   return {
     pair.key: np.array(_TO_TIMM[pair.layout](params[pair.module][pair.name]), np.float32, order='C')
     for pair in _pairs(spec)
+    if pair.module in params  # the classifier may be missing
   }
 
 
-def _read(weights: str | os.PathLike | Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The state dict as numpy arrays."""
-  if isinstance(weights, Mapping):
-    return {key: np.asarray(value) for key, value in weights.items()}
-  if not os.path.isfile(weights):
-    raise FileNotFoundError(f'There is no weights file {os.fspath(weights)!r}.')
-  try:
-    return safetensors.numpy.load_file(weights)
-  except safetensors.SafetensorError as error:
+def _timm_spec(name_or_spec: str | ModelSpec) -> ModelSpec:
+  """The spec of a network that timm can have."""
+  spec = zoo.get_spec(name_or_spec)
+  if not isinstance(spec, ModelSpec):
     raise ValueError(
-      f'{weights} is not a safetensors file ({error}): timm writes one with '
-      'safetensors.torch.save_file(model.state_dict(), path).'
-    ) from None
+      f'{spec.family} has batch normalisation, and only normalizer-free networks are converted '
+      f'from and to timm.'
+    )
+  if spec.conventions.folded:
+    raise ValueError(
+      'This network is folded, which leaves plain convolutions, and timm standardises the weights '
+      'of its own: convert the network as it was before fold.'
+    )
+  return spec
 
 
 def _timm_conventions(has_skip_gains: bool) -> Conventions:
@@ -248,8 +260,9 @@ def _rescale(params: Tree, spec: ModelSpec, source: Conventions, target: Convent
       scale = _divisor(entries['w'], target) / _divisor(entries['w'], source)
       scale = scale * factor if module in after_no_activation else scale
       entries['gain'] = (entries['gain'] * scale).astype(entries['gain'].dtype)
-  classifier = out[f'{root}/linear']
-  classifier['w'] = (classifier['w'] / factor).astype(classifier['w'].dtype)
+  classifier = out.get(zoo.classifier_path(spec))
+  if classifier:
+    classifier['w'] = (classifier['w'] / factor).astype(classifier['w'].dtype)
   return out
 
 

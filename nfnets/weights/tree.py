@@ -4,21 +4,23 @@ Each array is stored under the key `<module path>//<name>`, e.g. `NFNet/~/linear
 metadata (text -> text) hold the format's name and version and, as JSON, the model's spec.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from nfnets.weights import formats
+from nfnets.weights.atomic import replacing
+
 FORMAT = 'nfnets.tree'
 VERSION = '1'
 _SEPARATOR = '//'
 _RESERVED = ('format', 'format_version', 'spec')
+_FLOATS = ('float16', 'bfloat16', 'float32', 'float64')
 
 Tree = dict[str, dict[str, np.ndarray]]
 
@@ -32,16 +34,19 @@ def save(
 ) -> None:
   """Writes a parameter tree; a file of that name is replaced in one move, or not at all.
 
+  Threads and processes may save at the same time, even to one path, where the last one stays.
+
   Args:
-    path: the file, in an existing folder.
+    path: the file, in an existing folder; a link is kept, and what it leads to replaced.
     params: module path -> name -> array of any shape, () included, in its own dtype (float32,
       bfloat16, ...). Device arrays must be fully addressable.
     spec: what describes the model, of JSON types (tuples become lists).
     metadata: further text, e.g. {'dataset': 'imagenet2012'}.
 
   Raises:
-    ValueError: if params is not such a tree, spec is not JSON or metadata not text, or metadata
-      uses a reserved name.
+    OSError: the file cannot be written.
+    ValueError: if params is not such a tree or has an array of another dtype (float8, complex),
+      spec is not JSON or metadata not text, or metadata uses a reserved name.
   """
   header = {'format': FORMAT, 'format_version': VERSION}
   for key, value in (metadata or {}).items():
@@ -58,26 +63,19 @@ def save(
         f'spec must hold JSON types only ({error}); convert the other values first.'
       ) from None
   arrays = _flatten(params)
-  path = Path(path)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   try:
-    temporary.touch()
-    mode = temporary.stat().st_mode & 0o777  # what the umask allows; safetensors makes it 0600
-    safetensors.numpy.save_file(arrays, temporary, metadata=header)
-    temporary.chmod(mode)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+      safetensors.numpy.save_file(arrays, temporary, metadata=header)
   except safetensors.SafetensorError as error:
     raise ValueError(f'safetensors cannot store these arrays ({error}).') from None
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      temporary.unlink()
 
 
-def load(path: str | os.PathLike) -> tuple[Tree, dict[str, Any]]:
+def load(path: str | os.PathLike, *, allow_nonfinite: bool = False) -> tuple[Tree, dict[str, Any]]:
   """Reads a file that `save` wrote. Nothing in a file can make this run code.
 
   Args:
     path: the file.
+    allow_nonfinite: take NaN and infinite numbers too, to look into the file of a broken step.
 
   Returns:
     The tree (module path -> name -> numpy array, bit-equal to what was saved), and the metadata
@@ -85,9 +83,10 @@ def load(path: str | os.PathLike) -> tuple[Tree, dict[str, Any]]:
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: if the file is truncated, damaged, or of another format or version.
+    ValueError: if the file is truncated, damaged, or of another format or version, or an array
+      holds NaN or infinite numbers or is of a dtype that cannot be a weight.
   """
-  metadata, arrays = _read(Path(path), with_arrays=True)
+  metadata, arrays = _read(path, with_arrays=True)
   params: Tree = {}
   for key, array in arrays.items():
     module, separator, name = key.rpartition(_SEPARATOR)
@@ -96,18 +95,14 @@ def load(path: str | os.PathLike) -> tuple[Tree, dict[str, Any]]:
         f'{path} is damaged: its array {key!r} is not named <module path>{_SEPARATOR}<name>.'
       )
     params.setdefault(module, {})[name] = array
+  if not allow_nonfinite:
+    formats.check_finite(_leaves(params), path)
   return params, metadata
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   """Reads what `load` returns as metadata, and none of the arrays; raises what `load` raises."""
-  return _read(Path(path), with_arrays=False)[0]
-
-
-def is_safetensors(path: str | os.PathLike) -> bool:
-  """Whether a file begins as safetensors do: eight bytes of length, then JSON."""
-  with open(path, 'rb') as file:
-    return file.read(9)[8:] == b'{'
+  return _read(path, with_arrays=False)[0]
 
 
 def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[str, Any]]) -> Tree:
@@ -122,7 +117,8 @@ def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[
     The loaded arrays as numpy arrays, in the target's order and dtypes.
 
   Raises:
-    ValueError: naming what the file lacks, what the model lacks and what differs in shape.
+    ValueError: naming what the file lacks, what the model lacks and what differs in shape, or
+      the arrays with NaN or infinite numbers, or of a dtype that cannot be a weight.
   """
   wanted = _leaves(target)
   found = _leaves(loaded)
@@ -144,32 +140,28 @@ def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[
       f'build the model with the variant and number of classes of the weights.'
       + ''.join(filter(None, problems))
     )
+  arrays = {key: np.asarray(leaf) for key, leaf in found.items()}
+  for key, array in arrays.items():
+    _check_dtype(key, array)
+  formats.check_finite(arrays, 'the loaded tree')
   merged: Tree = {}
   for module, entries in target.items():
     merged[module] = {
-      name: np.asarray(loaded[module][name], dtype=getattr(leaf, 'dtype', None))
+      name: np.asarray(arrays[f'{module}/{name}'], dtype=getattr(leaf, 'dtype', None))
       for name, leaf in entries.items()
     }
   return merged
 
 
-def _read(path: Path, with_arrays: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(
+  path: str | os.PathLike, with_arrays: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """The metadata, and key -> array (none unless asked for) of a file that `save` wrote."""
-  if not path.is_file():
-    raise FileNotFoundError(f'there is no weights file {str(path)!r}.')
-  try:
-    with safetensors.safe_open(path, framework='np') as file:
-      metadata = dict(file.metadata() or {})
-      arrays = file.get_tensors() if with_arrays else {}
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-      f'{path} is not a whole safetensors file ({error}); get it again, or read a pickle of the '
-      f'published weights with load_deepmind.'
-    ) from None
+  metadata, arrays = formats.read_safetensors(path, with_arrays=with_arrays, allow_nonfinite=True)
   if metadata.pop('format', None) != FORMAT:
     raise ValueError(
       f'{path} is a safetensors file of another program (its metadata lack format={FORMAT!r}); '
-      f'convert it first, e.g. timm weights with from_timm.'
+      f'convert it first, timm weights by scripts/convert.py --model NAME or from_timm.'
     )
   version = metadata.pop('format_version', None)
   if version != VERSION:
@@ -203,8 +195,18 @@ def _flatten(params: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
           f'{module}/{name} is a {type(value).__name__}, not an array of numbers; the tree has two '
           f'levels, module path -> name -> array.'
         )
+      _check_dtype(f'{module}/{name}', array)
       flat[f'{module}{_SEPARATOR}{name}'] = array
   return flat
+
+
+def _check_dtype(key: str, array: Any) -> None:
+  """Refuses what numpy and safetensors do not both have, or no layer computes with."""
+  if array.dtype.kind not in 'biu' and array.dtype.name not in _FLOATS:
+    raise ValueError(
+      f'{key} is of {array.dtype}, and weights in safetensors are {", ".join(_FLOATS)} or '
+      f'integers: convert it first.'
+    )
 
 
 def _leaves(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

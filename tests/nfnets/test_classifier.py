@@ -232,6 +232,15 @@ def test_unknown_features(classifier, pictures, names, sentence):
     classifier.features(pictures, names)
 
 
+def test_text_is_no_list_of_names(params, classifier, pictures):
+  with pytest.raises(ValueError, match=r"such as \['pool'\], got the text 'pool'"):
+    classifier.features(pictures, 'pool')
+  with pytest.raises(
+    ValueError, match="class_names must be a list of names, got the text 'abcdefg'"
+  ):
+    nfnets.Classifier(params, SPEC, 'abcdefg')
+
+
 def test_mode(params, reference, jpeg):
   classifier = nfnets.Classifier(params, SPEC, NAMES, mode='crop_resize', batch_size=1)
   expected = reference(inference.preprocess(jpeg, 32, 'crop_resize')[None])['logits'][0]

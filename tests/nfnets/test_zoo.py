@@ -27,3 +27,15 @@ def test_create_model_takes_a_spec():
 def test_an_unknown_name_suggests_near_ones():
   with pytest.raises(ValueError, match=r"Unknown model 'F9'.*nfnets.list_models\(\)"):
     nfnets.create_model('F9', 10)
+
+
+def test_what_is_no_name_of_a_model(tmp_path):
+  path = tmp_path / 'w.safetensors'
+  path.touch()
+  for given in (path, str(path)):
+    with pytest.raises(ValueError, match=r'is a path and not .*nfnets.load_pretrained\(path\)'):
+      nfnets.create_model(given)
+  with pytest.raises(ValueError, match='got dict: build one by nfnets.zoo.spec_from_dict'):
+    nfnets.create_model({'width': (32,), 'depth': (1,)})
+  with pytest.raises(ValueError, match='by its name or a spec, got NoneType'):
+    nfnets.zoo.get_spec(None)

@@ -1,5 +1,6 @@
 """scripts/convert.py: every kind of weights file to the other."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -100,6 +101,63 @@ def test_what_is_no_weights_file(convert, tmp_path):
   code, _, err = convert(source, tmp_path / 'x.safetensors', '--model', 'F0')
   assert code == 1
   assert 'Nothing in it was run' in err
+
+
+@pytest.mark.parametrize(
+  ('data', 'sentence'),
+  [
+    (b'', 'an empty file: download it again'),
+    (TIMM.read_bytes()[:-1], 'not a whole safetensors file'),
+    (TIMM.read_bytes()[:-4] + b'\xff' * 4, 'NaN or infinite numbers in'),
+    (b'version https://git-lfs.github.com/spec/v1\n', 'were not downloaded'),
+    (b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.', 'weights_only=True'),
+  ],
+)
+def test_what_is_to_be_got_otherwise(convert, tmp_path, data, sentence):
+  (tmp_path / 'model.pth').write_bytes(data)
+  code, _, err = convert(tmp_path / 'model.pth', tmp_path / 'x.safetensors', '--model', 'F0')
+  assert code == 1
+  assert sentence in err
+  assert err.count('\n') == 1
+
+
+def test_state_dicts_of_wrappers_and_without_a_head(convert, tmp_path, caplog):
+  state = safetensors.numpy.load_file(TIMM)
+  wrapped = {f'_orig_mod.{k}': a for k, a in state.items() if not k.startswith('head.fc')}
+  safetensors.numpy.save_file(wrapped, tmp_path / 'timm.safetensors')
+  ours = tmp_path / 'ours.safetensors'
+  code, out, _ = convert(tmp_path / 'timm.safetensors', ours, '--model', 'test_nfnet')
+  assert code == 0
+  assert '(ours, test_nfnet): 91 arrays' in out
+  assert "prefix '_orig_mod.'" in caplog.text
+  assert 'no classifier' in caplog.text
+  code, out, _ = convert(ours, tmp_path / 'back.safetensors')
+  assert '(timm): 91 arrays' in out
+
+
+def test_a_network_that_timm_does_not_have(convert, tmp_path):
+  spec = zoo.get_spec('test_nfnet')
+  folded = spec.replace(conventions=dataclasses.replace(spec.conventions, folded=True))
+  weights.save(tmp_path / 'w', {'m': {'w': np.ones(1)}}, spec=folded.to_dict())
+  code, _, err = convert(tmp_path / 'w', tmp_path / 'x.safetensors')
+  assert code == 1
+  assert 'This network is folded' in err
+  weights.save(
+    tmp_path / 'w', {'m': {'w': np.ones(1)}}, spec=zoo.get_spec('BN-ResNet-50').to_dict()
+  )
+  code, _, err = convert(tmp_path / 'w', tmp_path / 'x.safetensors')
+  assert code == 1
+  assert 'BN_ResNet has batch normalisation' in err
+
+
+def test_a_link_to_write_to_is_kept(convert, tmp_path):
+  ours, link = tmp_path / 'ours.safetensors', tmp_path / 'link.safetensors'
+  link.symlink_to(tmp_path / 'store.safetensors')
+  convert(TIMM, ours, '--model', 'test_nfnet')
+  code, _, _ = convert(ours, link)
+  assert code == 0
+  assert link.is_symlink()
+  assert (tmp_path / 'store.safetensors').is_file()
 
 
 @pytest.mark.parametrize(

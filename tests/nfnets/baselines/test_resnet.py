@@ -180,6 +180,20 @@ def test_devices_can_share_their_statistics(transformed):
   )
 
 
+@pytest.mark.parametrize('is_training', [False, True])
+def test_shared_statistics_need_no_axis_to_initialise(is_training):
+  def shapes(axis):
+    f = hk.transform_with_state(lambda x: ResNet(10, TINY, cross_replica_axis=axis)(x, is_training))
+    return jax.eval_shape(f.init, jax.random.key(1), jnp.ones((2, 8, 8, 3)))
+
+  assert shapes('replicas') == shapes(None)
+
+
+def test_images_of_another_dtype_are_refused(transformed):
+  with pytest.raises(ValueError, match='got uint8: nfnets.inference.preprocess'):
+    transformed(TINY)[0](jax.random.key(0), jnp.ones((1, 8, 8, 3), jnp.uint8), False)
+
+
 def test_stochastic_depth_grows_with_depth_and_keeps_the_mean():
   found = []
 

@@ -1,13 +1,17 @@
 """Downloads from a server on this machine: whole, cut, wrong, too long and from elsewhere."""
 
+import concurrent.futures
 import contextlib
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 
+from nfnets.weights import download
 from nfnets.weights.download import RemoteFile, cache_directory, fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -27,6 +31,7 @@ class _Server(http.server.ThreadingHTTPServer):
     self.content = CONTENT
     self.says_length = True
     self.redirect = None
+    self.troubles = []  # statuses of the next answers
 
   def remote(self, name='weights.npz', digest=DIGEST):
     url = f'http://127.0.0.1:{self.server_address[1]}/{name}'
@@ -41,6 +46,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server = self.server
     wanted = self.headers.get('Range')
     server.asked.append((self.path, wanted))
+    if server.troubles:
+      self.send_error(server.troubles.pop(0))
+      return
     if self.path == '/absent':
       self.send_error(404)
       return
@@ -198,6 +206,69 @@ def test_missing_file_and_no_connection_say_where_to_put_it(server, tmp_path):
   assert f'put it at {tmp_path / "F9.npz"}.' in message
   (tmp_path / 'F9.npz').write_bytes(CONTENT)
   assert fetch(server.remote('F9.npz'), tmp_path) == tmp_path / 'F9.npz'
+
+
+def test_a_server_in_trouble_is_asked_again(server, tmp_path, monkeypatch):
+  monkeypatch.setattr(download, '_PAUSES', (0.01, 0.01))
+  server.troubles = [503, 429]
+  assert fetch(server.remote(), tmp_path).read_bytes() == CONTENT
+  assert len(server.asked) == 3
+  server.troubles = [500, 500, 500]
+  with pytest.raises(ConnectionError, match=r'500: .*too much to do or is broken: try again later'):
+    fetch(server.remote('other.npz'), tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('status', 'sentence'),
+  [
+    (403, 'does not let you: log in or change the proxy'),
+    (404, 'not there any more: update nfnets'),
+  ],
+)
+def test_what_to_do_about_an_answer(server, tmp_path, status, sentence):
+  server.troubles = [status]
+  with pytest.raises(ConnectionError, match=f'{status}: .*{sentence}.*put it at'):
+    fetch(server.remote(), tmp_path)
+  assert len(server.asked) == 1
+
+
+# A process that starts when it is told to, and says what it got.
+FETCHING = """
+import sys
+from nfnets.weights.download import RemoteFile, fetch
+url, size, digest, folder = sys.argv[1:]
+print('ready', flush=True)
+sys.stdin.readline()
+print(fetch(RemoteFile(url, int(size), digest), folder).stat().st_size)
+"""
+
+
+def test_processes_and_threads_take_turns(server, tmp_path):
+  server.cut_after = 60_000  # several connections, so that all are at it at once
+  remote = server.remote()
+  command = [sys.executable, '-c', FETCHING, remote.url, str(remote.size), remote.digest, tmp_path]
+  pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'stderr': subprocess.DEVNULL}
+  others = [subprocess.Popen(command, text=True, **pipes) for _ in range(2)]
+  assert [process.stdout.readline() for process in others] == ['ready\n'] * 2
+  for process in others:
+    process.stdin.write('go\n')
+    process.stdin.flush()
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    paths = list(pool.map(lambda _: fetch(remote, tmp_path), range(4)))
+  assert [process.communicate()[0] for process in others] == [f'{len(CONTENT)}\n'] * 2
+  assert set(paths) == {tmp_path / 'weights.npz'}
+  assert paths[0].read_bytes() == CONTENT
+  assert _names(tmp_path) == ['weights.npz']
+  # One did it: no byte was asked for twice.
+  starts = [wanted for _, wanted in server.asked]
+  assert starts == [None, *(f'bytes={n}-' for n in range(60_000, len(CONTENT), 60_000))]
+
+
+def test_a_right_file_needs_no_lock(server, tmp_path, monkeypatch):
+  (tmp_path / 'weights.npz').write_bytes(CONTENT)
+  monkeypatch.setattr(download, '_alone', None)  # such as where nothing can be written
+  assert fetch(server.remote(), tmp_path) == tmp_path / 'weights.npz'
+  assert server.asked == []
 
 
 def test_redirects_and_other_schemes(server, tmp_path):

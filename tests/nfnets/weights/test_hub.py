@@ -1,10 +1,15 @@
 """Published weights by name, local files that rebuild their model, and new classifiers."""
 
+import hashlib
+import http.server
 import logging
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -102,7 +107,7 @@ def test_local_files_that_are_no_model(tmp_path):
   with pytest.raises(ValueError, match=r'does not hold the model .*\n.*unexpected'):
     load_pretrained(path)
   save(path, {'m': {'w': np.ones(3)}, 'n': {'w': np.ones(3)}}, spec=spec)
-  with pytest.raises(ValueError, match='there is no classifier'):
+  with pytest.raises(ValueError, match='the arrays of one network and got those of m, n'):
     load_pretrained(path)
   path.write_bytes(path.read_bytes()[:-2])
   with pytest.raises(ValueError, match='not a whole safetensors file'):
@@ -139,7 +144,7 @@ def test_table_of_the_release():
 def converted(monkeypatch, tmp_path):
   """Stands for the converter: gathers what it is asked for."""
   asked = []
-  params = _params(SPEC, 1000)
+  params = _params(SPEC.replace(family='NFNetLight'), 1000)
   monkeypatch.setattr(hub, 'from_timm', lambda *args: asked.append(args) or params)
   monkeypatch.setenv('NFNETS_CACHE', str(tmp_path))
   return asked
@@ -151,7 +156,8 @@ def test_timm_weights_come_from_their_repository(converted, tmp_path, monkeypatc
   monkeypatch.setattr(
     huggingface_hub, 'hf_hub_download', lambda *args: asked.append(args) or str(tmp_path / 'hub')
   )
-  assert load_pretrained('eca_nfnet_l0', num_classes=5).params['NFNet/~/linear']['b'].shape == (5,)
+  params = load_pretrained('eca_nfnet_l0', num_classes=5).params
+  assert params['NFNetLight/~/linear']['b'].shape == (5,)
   assert asked == [('timm/eca_nfnet_l0.ra2_in1k', 'model.safetensors')]
   assert converted == [(tmp_path / 'hub', 'eca_nfnet_l0')]
 
@@ -201,3 +207,123 @@ def test_a_file_of_a_batch_normalised_network_loads_with_its_statistics(tmp_path
   for module, entries in params.items():
     for name, value in entries.items():
       np.testing.assert_array_equal(loaded.params[module][name], value)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_what_was_saved_in_other_dtypes_loads(dtype, tmp_path):
+  # A file has its arrays in an order of its own, by dtype: here statistics come first.
+  spec = zoo.get_spec('BN-ResNet-50').replace(depth=(1,), width=(16,), stride=(1,))
+  params = {
+    module: {
+      name: np.ones(a.shape, np.int64 if a.dtype == 'int32' else jnp.dtype(dtype))
+      for name, a in entries.items()
+    }
+    for module, entries in zoo.parameter_shapes(spec, 5).items()
+  }
+  save(tmp_path / 'b.safetensors', params, spec=spec.to_dict())
+  loaded = load_pretrained(tmp_path / 'b.safetensors').params
+  assert {a.dtype.name for e in loaded.values() for a in e.values()} == {'float32', 'int32'}
+  _assert_same(loaded, _ones(spec))
+  small = load_pretrained(tmp_path / 'b.safetensors', num_classes=2).params
+  assert small['BN_ResNet/~/linear']['b'].shape == (2,)
+
+
+def _ones(spec):
+  shapes = zoo.parameter_shapes(spec, 5)
+  return {m: {n: np.ones(a.shape, a.dtype) for n, a in e.items()} for m, e in shapes.items()}
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+  """Answers as huggingface.co does; the server has `status` and `content`."""
+
+  protocol_version = 'HTTP/1.1'
+
+  def log_message(self, *args):
+    pass
+
+  def do_HEAD(self):
+    content = self.server.content if self.server.status == 200 else b''
+    self.send_response(self.server.status)
+    self.send_header('X-Repo-Commit', 'a' * 40)
+    self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
+    self.send_header('Content-Length', str(len(content)))
+    self.end_headers()
+    return content
+
+  def do_GET(self):
+    self.wfile.write(self.do_HEAD())
+
+
+@pytest.fixture
+def hub_server(monkeypatch, tmp_path):
+  pytest.importorskip('huggingface_hub')
+  from huggingface_hub import constants
+
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), _Hub)
+  server.daemon_threads = True
+  server.status, server.content = 200, (GOLDEN / 'timm_test_nfnet.safetensors').read_bytes()
+  thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01})
+  thread.start()
+  url = f'http://127.0.0.1:{server.server_address[1]}'
+  monkeypatch.setenv('no_proxy', '127.0.0.1')
+  monkeypatch.setattr(constants, 'ENDPOINT', url)
+  template = url + '/{repo_id}/resolve/{revision}/{filename}'
+  monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
+  sleep = time.sleep
+  monkeypatch.setattr(time, 'sleep', lambda seconds: sleep(min(seconds, 0.01)))
+  yield server
+  server.shutdown()
+  thread.join()
+  server.server_close()
+
+
+@pytest.mark.parametrize(
+  ('status', 'sentence'),
+  [
+    (403, 'does not let you: log in'),
+    (404, 'not there any more: update nfnets'),
+    (500, 'try again later'),
+  ],
+)
+def test_what_the_hub_answers_is_explained(hub_server, tmp_path, status, sentence):
+  hub_server.status = status
+  with pytest.raises(ConnectionError, match=rf'\(HTTP {status}\): .*{sentence}') as caught:
+    load_pretrained('test_nfnet', cache_dir=tmp_path)
+  assert f'put it at {tmp_path / "test_nfnet.r160_in1k.safetensors"}.' in str(caught.value)
+
+
+def test_a_stored_file_that_was_cut_is_downloaded_again(hub_server, tmp_path, caplog):
+  want = load_pretrained('test_nfnet', cache_dir=tmp_path).params
+  (stored,) = (tmp_path / 'hub').rglob('model.safetensors')
+  for size in (len(hub_server.content) - 1, 1000, 0):
+    caplog.clear()
+    stored.resolve().write_bytes(hub_server.content[:size])
+    _assert_same(load_pretrained('test_nfnet', cache_dir=tmp_path).params, want)
+    assert f'{stored} has a wrong size: it is deleted and downloaded again' in caplog.text
+    assert stored.read_bytes() == hub_server.content
+
+
+def test_a_stored_file_that_is_damaged_is_named(hub_server, tmp_path):
+  load_pretrained('test_nfnet', cache_dir=tmp_path)
+  (stored,) = (tmp_path / 'hub').rglob('model.safetensors')
+  data = stored.read_bytes()
+  by_hand = tmp_path / 'test_nfnet.r160_in1k.safetensors'
+  for path, broken, reason in (
+    (stored, data[:-4] + b'\xff' * 4, 'NaN or infinite'),
+    (stored, data[:9] + b'\xff' + data[10:], 'not a whole safetensors file'),
+    (by_hand, b'<html>', 'a web page'),
+  ):
+    path.write_bytes(broken)
+    with pytest.raises(ValueError, match=reason) as caught:
+      load_pretrained('test_nfnet', cache_dir=tmp_path)
+    assert str(caught.value).endswith(f'Delete {path} and try again.')
+
+
+def test_settings_that_the_http_library_refuses_are_one_sentence(hub_server, tmp_path, monkeypatch):
+  from huggingface_hub import constants
+
+  template = 'mirror/{repo_id}/resolve/{revision}/{filename}'  # HF_ENDPOINT without https://
+  monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+  with pytest.raises(ConnectionError, match='cannot download model.safetensors'):
+    load_pretrained('test_nfnet', cache_dir=tmp_path)

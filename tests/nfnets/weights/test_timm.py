@@ -166,7 +166,7 @@ def test_files_that_are_none(tmp_path):
     from_timm(tmp_path / 'none.safetensors', 'nf_resnet50')
   path = tmp_path / 'model.pth'
   path.write_bytes(b'PK' + bytes(100))
-  with pytest.raises(ValueError, match='not a safetensors file'):
+  with pytest.raises(ValueError, match='not a whole safetensors file'):
     from_timm(path, 'nf_resnet50')
   with pytest.raises(ValueError, match="say 'F0'"):
     from_timm({}, 'f0')

@@ -1,0 +1,57 @@
+"""scripts/export.py: files for other programs, of networks with and without batch normalisation."""
+
+import numpy as np
+import pytest
+
+import nfnets
+from nfnets import baselines, deploy, weights, zoo
+
+RESNET = baselines.ResNetSpec(depth=(1,), width=(16,), stride=(1,), stem=((3, 2, 8),), test_size=24)
+
+
+@pytest.fixture(scope='module')
+def resnet_file(tmp_path_factory):
+  params = {
+    module: {n: np.full(a.shape, 0.3, a.dtype) for n, a in entries.items()}
+    for module, entries in zoo.parameter_shapes(RESNET, 3).items()
+  }
+  path = tmp_path_factory.mktemp('weights') / 'resnet.safetensors'
+  weights.save(path, params, spec=RESNET.to_dict())
+  return path
+
+
+@pytest.fixture
+def export(load_script, monkeypatch, capsys):
+  """(*arguments) -> exit code, standard output, standard error."""
+  main = load_script('export').main
+
+  def run(*arguments):
+    monkeypatch.setattr('sys.argv', ['export.py', *map(str, arguments)])
+    return main(), *capsys.readouterr()
+
+  return run
+
+
+def test_a_network_with_batch_normalisation(export, resnet_file, tmp_path):
+  images = np.random.default_rng(0).normal(size=(2, 24, 24, 3)).astype(np.float32)
+  params, spec, _ = nfnets.load_pretrained(resnet_file)
+  want = deploy.predictor(params, spec)(images)
+  code, out, err = export(resnet_file, tmp_path / 'folded.safetensors')
+  assert (code, err) == (0, '')
+  assert 'parameters as safetensors in' in out
+  params, spec, _ = nfnets.load_pretrained(tmp_path / 'folded.safetensors')
+  assert spec.folded
+  np.testing.assert_allclose(deploy.predictor(params, spec)(images), want, rtol=1e-5)
+  code, _, _ = export(resnet_file, tmp_path / 'net.stablehlo', '--no-fold')
+  assert code == 0
+  np.testing.assert_allclose(deploy.load_stablehlo(tmp_path / 'net.stablehlo')(images), want, 1e-5)
+
+
+def test_weights_without_a_classifier_give_no_labels(export, resnet_file, tmp_path):
+  params, metadata = weights.load(resnet_file)
+  del params['BN_ResNet/~/linear']
+  weights.save(tmp_path / 'trunk.safetensors', params, spec=metadata['spec'])
+  code, _, err = export(tmp_path / 'trunk.safetensors', tmp_path / 'net.stablehlo')
+  assert code == 1
+  assert 'no classifier (BN_ResNet/~/linear with w and b)' in err
+  assert not (tmp_path / 'net.stablehlo').exists()
