@@ -17,23 +17,24 @@ MAX_BYTES = 2**30  # the largest picture that is decoded, uncompressed with four
 _CLUTTER = frozenset(
   {'.ds_store', '.ipynb_checkpoints', '__macosx', '@eadir', 'desktop.ini', 'thumbs.db'}
 )
-_NAMED = 3  # examples in a summary
+_NAMED = 5  # of each reason in a summary
 
 
 class Skipped:
-  """Counts what a walk leaves out, by reason, and keeps a few names."""
+  """Counts what was left out of a folder, by reason, and keeps a few names."""
 
-  def __init__(self):
-    """Nothing is left out yet."""
+  def __init__(self, root: str | os.PathLike):
+    """Takes the folder, relative to which files are named."""
+    self._root = root
     self._counts: dict[str, int] = {}
     self._names: dict[str, list[str]] = {}
 
-  def add(self, reason: str, name: str) -> None:
+  def add(self, reason: str, path: str | os.PathLike) -> None:
     """Counts one file or folder; `reason` reads well after a number."""
     self._counts[reason] = self._counts.get(reason, 0) + 1
     names = self._names.setdefault(reason, [])
     if len(names) < _NAMED:
-      names.append(printable(name))
+      names.append(printable(os.path.relpath(path, self._root)))
 
   def __len__(self) -> int:
     return sum(self._counts.values())
@@ -47,9 +48,7 @@ class Skipped:
     return f'skipped {len(self)}: {", ".join(parts)}'
 
 
-def entries(
-  folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped
-) -> list[os.DirEntry]:
+def entries(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> list[os.DirEntry]:
   """Returns what counts in a folder, sorted by name.
 
   Hidden files and folders do not count, nor what systems leave behind (.DS_Store, Thumbs.db,
@@ -64,16 +63,16 @@ def entries(
     with os.scandir(folder) as found:
       listed = sorted(found, key=lambda entry: entry.name)
   except OSError as error:
-    skipped.add(f'folder not readable: {error.strerror}', os.fspath(folder))
+    skipped.add(f'that cannot be read: {error.strerror}', folder)
     return []
   kept = []
   for entry in listed:
     if entry.name.lower() in _CLUTTER:
       continue
     if entry.name.startswith('.'):
-      skipped.add('hidden', entry.name)
+      skipped.add('hidden', entry.path)
     elif entry.is_symlink() and not _leads_inside(entry.path, inside):
-      skipped.add('linked from outside', entry.name)
+      skipped.add('whose link leads out of the folder or nowhere', entry.path)
     else:
       kept.append(entry)
   return kept
@@ -93,28 +92,28 @@ def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> I
   not count. Linked folders are not entered, so that no loop of links can trap the walk.
 
   Args:
-    folder, inside, skipped: as in `entries`.
+    folder: the folder.
+    inside: a folder, with all links resolved, that links must not lead out of.
+    skipped: takes what is left out.
   """
   waiting = entries(folder, inside, skipped)[::-1]
   while waiting:
     entry = waiting.pop()
     if entry.is_dir(follow_symlinks=False):
       waiting += entries(entry.path, inside, skipped)[::-1]
-    elif entry.is_dir():
-      skipped.add('linked folders', entry.name)
-    elif not entry.name.lower().endswith(ENDINGS):
-      skipped.add('of another ending', entry.name)
-    elif not _is_regular(entry):
-      skipped.add('no regular files', entry.name)
+    elif os.path.isdir(entry.path):
+      skipped.add('linked folders', entry.path)
+    elif not has_picture_ending(entry.name):
+      skipped.add('of another ending', entry.path)
+    elif not os.path.isfile(entry.path):
+      skipped.add('that are no regular files', entry.path)
     else:
       yield entry.path
 
 
-def _is_regular(entry: os.DirEntry) -> bool:
-  try:
-    return entry.is_file()
-  except OSError:
-    return False
+def has_picture_ending(name: str) -> bool:
+  """Whether a file name ends as those of pictures do, in capitals or not."""
+  return name.lower().endswith(ENDINGS)
 
 
 def read(path: str | os.PathLike) -> bytes:

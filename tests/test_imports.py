@@ -41,7 +41,7 @@ ORDER = [
     'experiments.files',
   },
   {'experiments.distributed', 'experiments.faults'},
-  {'experiments.augment'},
+  {'experiments.augment', 'experiments.folder_layout'},
   {'experiments.folders', 'experiments.prepare'},
   {'experiments.packed'},
   {'experiments.sources'},
