@@ -63,7 +63,8 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
 def test_a_tree_deeper_than_a_recursion(tmp_path):
   _touch(tmp_path, 'root/beside.jpg')
   deep = tmp_path.joinpath('root', *'d' * 1200)
-  os.makedirs(deep)
+  for depth in range(1, 1201):  # os.makedirs would fail to
+    os.mkdir(tmp_path.joinpath('root', *'d' * depth))
   (deep / 'x.jpg').touch()
   assert len(_walk(tmp_path / 'root')[0]) == 2
   (deep / 'x.jpg').unlink()
