@@ -60,17 +60,6 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
   )
 
 
-def test_a_tree_deeper_than_a_recursion(tmp_path):
-  _touch(tmp_path, 'root/beside.jpg')
-  deep = tmp_path.joinpath('root', *'d' * 1200)
-  for depth in range(1, 1201):  # os.makedirs would fail to
-    os.mkdir(tmp_path.joinpath('root', *'d' * depth))
-  (deep / 'x.jpg').touch()
-  assert len(_walk(tmp_path / 'root')[0]) == 2
-  (deep / 'x.jpg').unlink()
-  os.removedirs(deep)  # pytest would fail to
-
-
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
   def refuse(folder):
     raise PermissionError(13, 'Permission denied', folder)
