@@ -47,6 +47,8 @@ def open_picture(data: bytes) -> ImageFile.ImageFile:
   _be_quiet()
   try:
     return reader(io.BytesIO(data))
+  except MemoryError:
+    raise
   except Exception:  # Pillow raises many types, SyntaxError included
     raise ValueError(
       f'the {reader.format} header is corrupt, cut off or of an unknown kind; replace the file'
@@ -94,8 +96,12 @@ def _load(picture: ImageFile.ImageFile) -> bool:
   """Decodes into `picture`; False: not all, the rest keeps the value that it had."""
   try:
     picture.load()
+  except MemoryError:
+    raise
   except Exception:  # Pillow's decoders raise many types
     picture.tile = []  # so that what there is can be read
+    if picture._im is not None:
+      picture._size = picture.im.size  # a TIFF file's is that of the upright picture before
     return False
   return True
 
@@ -120,7 +126,9 @@ def _decode_over(data: bytes, value: int) -> np.ndarray:
   _load(picture)
   try:
     return np.asarray(picture)
-  except OSError:  # it did not come as far as to have an image
+  except MemoryError:
+    raise
+  except Exception:  # it did not come as far as to have an image
     return np.full((picture.height, picture.width), value)
 
 

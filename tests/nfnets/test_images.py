@@ -272,6 +272,16 @@ def test_a_picture_is_used_if_half_of_its_rows_are_right(name, monkeypatch):
   assert not all(decisions)
 
 
+def test_a_damaged_tiff_is_turned_upright_as_well():
+  data = _encode(_NOISY, 'TIFF', exif=picture_matrix.exif(6))
+  upright = _NOISY.swapaxes(0, 1)[:, ::-1]
+  decoded = images.decode(data[: int(0.8 * len(data))])
+  assert decoded.shape == upright.shape
+  np.testing.assert_array_equal(decoded[:, -60:], upright[:, -60:])  # of 96 rows as they are stored
+  with pytest.raises(ValueError, match='more than half of the TIFF picture'):
+    images.decode(data[: int(0.4 * len(data))])
+
+
 def test_a_progressive_jpeg_of_the_first_passes_is_refused():
   data = _encode(_PICTURE, 'JPEG', quality=90, progressive=True)
   whole = images.decode(data)
