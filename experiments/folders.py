@@ -4,13 +4,11 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from absl import logging
-
+from experiments import folder_layout
 from experiments.errors import DataError
-
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+from nfnets import picture_files
 
 
 class Files(NamedTuple):
@@ -18,21 +16,6 @@ class Files(NamedTuple):
 
   names: list[str]  # paths relative to the folder, sorted within each class
   labels: list[int]
-
-
-class Listing(Protocol):
-  """The pictures of a folder, on a disk or packed."""
-
-  root: pathlib.Path
-
-  def has(self, part: str) -> bool:
-    """Whether there is a sub-folder of this name."""
-
-  def classes(self, part: str) -> dict[str, list[str]]:
-    """Maps each class folder of a sub-folder ('': of the root) to its pictures, sorted.
-
-    Pictures are paths relative to the root, with '/' between their parts.
-    """
 
 
 class DiskListing:
@@ -50,37 +33,54 @@ class DiskListing:
     """See Listing."""
     return (self.root / part).is_dir()
 
+  def folders(self) -> list[str]:
+    """See Listing."""
+    entries = picture_files.entries(self.root, self.root.resolve(), self._skipped())
+    return [entry.name for entry in entries if os.path.isdir(entry.path)]
+
   def classes(self, part: str) -> dict[str, list[str]]:
-    """See Listing; a folder without pictures is left out with a warning."""
-    classes = {}
-    for entry in _entries(self.root / part, self.root.resolve()):
-      if entry.is_dir():
-        names = sorted(self._names(entry.path))
-        if names:
+    """See Listing; what is left out is counted in one warning."""
+    place, skipped, classes = self.root / part, self._skipped(), {}
+    for entry in picture_files.entries(place, self.root.resolve(), skipped):
+      if os.path.isdir(entry.path):
+        if names := sorted(self._names(entry.path, skipped)):
           classes[entry.name] = names
         else:
-          logging.warning('%s holds no pictures and is left out', entry.path)
+          skipped.add('without pictures', entry.path)
+      elif picture_files.has_picture_ending(entry.name):
+        skipped.add('outside the class folders', entry.path)
+    self._report(place, skipped)
     return classes
 
   def all_names(self) -> list[str]:
     """Returns every picture below the root, sorted."""
-    return sorted(self._names(self.root))
+    skipped = self._skipped()
+    names = sorted(self._names(self.root, skipped))
+    self._report(self.root, skipped)
+    return names
 
-  def _names(self, place: str | pathlib.Path) -> Iterator[str]:
+  def _names(self, place: str | pathlib.Path, skipped: picture_files.Skipped) -> Iterator[str]:
     prefix = os.path.join(self.root, '')
-    for path in _pictures(place, self.root.resolve()):
+    for path in picture_files.walk(place, self.root.resolve(), skipped):
       yield path.removeprefix(prefix)
+
+  def _skipped(self) -> picture_files.Skipped:
+    return picture_files.Skipped(self.root)
+
+  def _report(self, place: pathlib.Path, skipped: picture_files.Skipped) -> None:
+    if skipped:
+      folder_layout.say_once(f'{place}: {skipped}')
 
 
 def scan(
-  listing: Listing, train_split: str, test_split: str, held_out_fraction: float
+  listing: folder_layout.Listing, train_split: str, test_split: str, held_out_fraction: float
 ) -> tuple[Files, Files, tuple[str, ...]]:
   """Lists an image folder.
 
   Layouts: root/<train_split>/<class>/... with root/<test_split>/<class>/...; without the test
   folder, or with root/<class>/... alone, a share of every class is held out, chosen by a hash of
-  the relative path, so the same on every machine. Files below a class folder count at any depth;
-  hidden ones do not. Symbolic links that lead out of root are left out with a warning.
+  the relative path, so the same on every machine. `folder_layout.divide` says which other names of
+  the two folders do, `picture_files` which files below a class folder, at any depth, are pictures.
 
   Args:
     listing: the folder.
@@ -96,23 +96,12 @@ def scan(
       training pictures, nothing left to test on, or a fraction outside 0..1.
   """
   root = listing.root
-  if listing.has(test_split) and not listing.has(train_split):
-    raise DataError(
-      f'{root} has a folder {test_split!r} but no {train_split!r}; add it, or set data.train_split'
-    )
-  train = listing.classes(train_split if listing.has(train_split) else '')
-  if len(train) < 2:
-    found = f'only the class {next(iter(train))!r}' if train else 'no class folders with pictures'
-    raise DataError(
-      f'{root} holds {found}; expected at least two folders, one per class, with '
-      f'{" ".join(EXTENSIONS)} files'
-    )
+  train, test = folder_layout.divide(listing, train_split, test_split)
   class_names = tuple(sorted(train))
-  if listing.has(test_split):
-    test = listing.classes(test_split)
-    _check_classes(root, train, test)
-  else:
+  if test is None:
     train, test = _hold_out(train, held_out_fraction)
+  else:
+    _check_classes(root, train, test)
   if not any(test.values()):
     raise DataError(
       f'{root} leaves no pictures to test on; add some under {test_split!r} or raise '
@@ -132,33 +121,14 @@ def _check_classes(
     )
   only_train = sorted(set(train) - set(test))
   if only_train:
-    logging.warning('%s has no test pictures of %d classes: %s', root, len(only_train), only_train)
+    folder_layout.say_once(
+      f'{root} has no test pictures of {len(only_train)} classes: {only_train}'
+    )
 
 
 def _files(names: dict[str, list[str]], class_names: tuple[str, ...]) -> Files:
   pairs = [(name, label) for label, kind in enumerate(class_names) for name in names.get(kind, ())]
   return Files([name for name, _ in pairs], [label for _, label in pairs])
-
-
-def _pictures(place: str | pathlib.Path, inside: pathlib.Path) -> Iterator[str]:
-  for entry in _entries(place, inside):
-    # A linked folder is not entered, so that no loop of links can trap the walk.
-    if entry.is_dir(follow_symlinks=False):
-      yield from _pictures(entry.path, inside)
-    elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
-      yield entry.path
-
-
-def _entries(place: str | pathlib.Path, inside: pathlib.Path) -> Iterator[os.DirEntry]:
-  """Yields the visible entries of a folder, without links that lead out of `inside`."""
-  with os.scandir(place) as entries:
-    for entry in sorted(entries, key=lambda entry: entry.name):
-      if entry.name.startswith('.'):
-        continue
-      if entry.is_symlink() and not pathlib.Path(entry.path).resolve().is_relative_to(inside):
-        logging.warning('%s is a link that leads out of %s and is left out', entry.path, inside)
-        continue
-      yield entry
 
 
 def _hold_out(

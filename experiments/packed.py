@@ -16,6 +16,7 @@ from array_record.python import array_record_data_source, array_record_module
 
 from experiments import folders
 from experiments.errors import DataError
+from nfnets import picture_files
 
 INDEX_NAME = 'index.json'
 RECORDS_NAME = 'pictures.array_record'
@@ -46,11 +47,15 @@ class PackedListing:
       )
 
   def has(self, part: str) -> bool:
-    """See folders.Listing."""
+    """See folder_layout.Listing."""
     return any(name.startswith(f'{part}/') for name in self.places)
 
+  def folders(self) -> list[str]:
+    """See folder_layout.Listing."""
+    return sorted({name.partition('/')[0] for name in self.places if '/' in name})
+
   def classes(self, part: str) -> dict[str, list[str]]:
-    """See folders.Listing."""
+    """See folder_layout.Listing."""
     prefix = f'{part}/' if part else ''
     classes = {}
     for name in sorted(self.places):
@@ -115,7 +120,7 @@ def pack(
   target = pathlib.Path(out).expanduser()
   names = folders.DiskListing(source).all_names()
   if not names:
-    raise DataError(f'{source} holds no pictures; expected {" ".join(folders.EXTENSIONS)} files')
+    raise DataError(f'{source} holds no pictures; expected {" ".join(picture_files.ENDINGS)} files')
   if target.exists():
     raise DataError(f'{out} exists already; choose another place, or remove it to pack again')
   unfinished = target.with_name(f'.{target.name}.unfinished')
@@ -142,7 +147,7 @@ def _write_records(source: pathlib.Path, names: Iterable[str], path: pathlib.Pat
   writer = array_record_module.ArrayRecordWriter(os.fspath(path), 'group_size:1,uncompressed')
   try:
     for name in names:
-      writer.write((source / name).read_bytes())
+      writer.write(picture_files.read(source / name))
   except BaseException:
     with contextlib.suppress(RuntimeError):
       writer.close()

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from experiments import folders, packed
 from experiments.errors import DataError
+from nfnets import picture_files
 
 
 class Example(TypedDict):
@@ -110,7 +111,8 @@ class FolderSource:
 
   def __getitem__(self, index: int) -> Example:
     name = self.files.names[index]
-    return Example(image=(self.root / name).read_bytes(), label=self.files.labels[index], name=name)
+    image = picture_files.read(self.root / name)
+    return Example(image=image, label=self.files.labels[index], name=name)
 
 
 @dataclasses.dataclass(frozen=True)

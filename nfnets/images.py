@@ -5,13 +5,12 @@ published networks were trained; OpenCV's and Pillow's bicubic filters give othe
 """
 
 import functools
-import io
 
 import cv2
 import numpy as np
 import scipy.sparse
-import simplejpeg
-from PIL import Image
+
+from nfnets import jpeg_decoder, pillow_decoder
 
 # Of the ImageNet training pictures, on the 0..255 scale, in RGB order.
 MEAN_RGB = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -19,7 +18,6 @@ STDDEV_RGB = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 MAX_PIXELS = 2**27  # 400 MB of RGB: above any camera, below a decompression bomb
 
-_JPEG_MAGIC = b'\xff\xd8\xff'
 _KEYS_A = -0.5  # Keys (1981), "Cubic convolution interpolation", third-order accurate
 _TABLE_SIZE = 1024  # TensorFlow rounds positions to this fraction of a pixel
 
@@ -27,80 +25,43 @@ _TABLE_SIZE = 1024  # TensorFlow rounds positions to this fraction of a pixel
 def decode(data: bytes) -> np.ndarray:
   """Decodes a picture; the format follows from the content, not from any file name.
 
-  JPEG pixels equal those of TensorFlow's default decoder bit for bit. Alpha is dropped, 16-bit
-  channels keep their upper 8 bits, grey and palettes become RGB, an EXIF orientation is ignored
-  (all as TensorFlow does).
+  The formats are JPEG, PNG, WebP, GIF, BMP, TIFF and PPM (PBM and PGM as well); of several frames
+  the first counts. The colours are those that Pillow shows, upright as EXIF says: grey, palettes
+  and CMYK become RGB, alpha is dropped. Pixels of a grey or YCbCr JPEG equal those of TensorFlow's
+  default decoder bit for bit, but for the orientation, which TensorFlow ignores. Of 16 bits a
+  sample the upper 8 are kept, as TensorFlow does.
+
+  A damaged file is used if at least half of its rows, without a gap, were decoded. Rows count that
+  do not depend on what is missing: of a progressive JPEG or an interlaced file, those with all
+  their passes.
 
   Args:
-    data: the encoded picture: JPEG, or what OpenCV reads (PNG, WebP, BMP, TIFF, ...).
+    data: the encoded picture.
 
   Returns:
     uint8 [H, W, 3], RGB.
 
   Raises:
-    ValueError: the data are empty, corrupt, no picture, cut off so that less than half is left, or
-      hold more than MAX_PIXELS pixels.
+    ValueError: the data are empty, no picture of these formats, more than half damaged, of more
+      than 16 bits a sample, or hold more than MAX_PIXELS pixels.
   """
   if not data:
     raise ValueError('the picture is empty (0 bytes); expected an encoded JPEG or PNG')
-  if data[:3] == _JPEG_MAGIC:
-    return _decode_jpeg(data)
-  return _decode_other(data)
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray:
-  try:
-    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-  except (ValueError, KeyError):  # KeyError: a colour space that does not exist
-    raise ValueError('the JPEG header is corrupt or cut off; replace the file') from None
-  _check_size(height, width)
-  output = 'CMYK' if colorspace in ('CMYK', 'YCCK') else 'RGB'
-  try:
-    try:
-      image = simplejpeg.decode_jpeg(data, output, fastdct=True)
-    except ValueError as error:
-      # A recoverable fault, e.g. stray bytes: the lenient decoder returns what there is.
-      image = simplejpeg.decode_jpeg(data, output, fastdct=True, strict=False)
-      if 'remature' in str(error) and _grey_tail(image) > height / 2:
-        raise ValueError('more than half of it is cut off') from None
-  except ValueError as error:
-    raise ValueError(f'the JPEG cannot be decoded ({error}); replace the file') from None
-  return _cmyk_to_rgb(image, inverted=b'Adobe' in data[:65536]) if output == 'CMYK' else image
-
-
-def _grey_tail(image: np.ndarray) -> int:
-  """Counts the rows at the bottom that the decoder filled for want of data."""
-  filled = (image == image[-1:, -1:]).all(axis=(1, 2))
-  return len(filled) if filled.all() else int(np.argmin(filled[::-1]))
-
-
-def _cmyk_to_rgb(image: np.ndarray, inverted: bool) -> np.ndarray:
-  """Plain conversion without a colour profile; Adobe writes its CMYK inverted."""
-  ink_free = image.astype(np.uint16) if inverted else 255 - image.astype(np.uint16)
-  return (ink_free[..., :3] * ink_free[..., 3:] // 255).astype(np.uint8)
-
-
-def _decode_other(data: bytes) -> np.ndarray:
-  try:
-    with Image.open(io.BytesIO(data)) as header:  # reads the header only
-      kind, (width, height) = header.format, header.size
-  except Image.DecompressionBombError:
-    raise ValueError(f'the picture has more than {MAX_PIXELS} pixels; reduce it first') from None
-  except Exception:  # Pillow raises many types, SyntaxError included
-    raise ValueError('the data are no picture of a known format; expected JPEG or PNG') from None
-  _check_size(height, width)
-  try:
-    image = cv2.imdecode(
-      np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    )
-  except cv2.error:
-    image = None
-  if image is None:
+  if data.startswith(jpeg_decoder.MAGIC):
+    height, width, colorspace = jpeg_decoder.read_header(data)
+    _check_size(height, width)
+    image, rows = jpeg_decoder.decode(data, colorspace)
+    kind, orientation = 'JPEG', jpeg_decoder.read_orientation(data)
+  else:
+    picture = pillow_decoder.open_picture(data)
+    _check_size(picture.height, picture.width)
+    image, rows = pillow_decoder.decode(data, picture)
+    kind, orientation = picture.format, pillow_decoder.read_orientation(picture)
+  if rows is not None and 2 * _longest_run(rows) < len(rows):
     raise ValueError(
-      f'the {kind} picture is corrupt, cut off or not of 8 or 16 bits a sample; replace the file, '
-      'or save it as PNG'
+      f'more than half of the {kind} picture is missing (corrupt, cut off); replace the file'
     )
-  return image
+  return _upright(image, orientation)
 
 
 def _check_size(height: int, width: int) -> None:
@@ -108,6 +69,20 @@ def _check_size(height: int, width: int) -> None:
     raise ValueError(
       f'the picture has {width} x {height} pixels; expected 1 to {MAX_PIXELS}: reduce it first'
     )
+
+
+def _longest_run(values: np.ndarray) -> int:
+  """Returns how many values of a bool [N] are true one after the other, at most."""
+  changes = np.flatnonzero(np.diff(values, prepend=False, append=False))
+  return int((changes[1::2] - changes[::2]).max(initial=0))
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+  """Turns and mirrors a picture that was stored in an orientation of EXIF 2.32, section 4.6.4."""
+  if orientation >= 5:
+    image = cv2.transpose(image)
+  flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)  # 0: rows, 1: columns, -1: both
+  return image if flip is None else cv2.flip(image, flip)
 
 
 def resize_bicubic(

@@ -1,12 +1,11 @@
 """From a picture to what a network takes, as the published evaluations did it."""
 
 import os
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from nfnets import images
+from nfnets import images, picture_files
 
 EVALUATION_MODES = ('resize_crop_32', 'crop_resize', 'resize_crop_0.875', 'resize')
 _PADDING = 32  # pixels that a picture of the evaluation size loses at its borders, in all
@@ -86,7 +85,7 @@ def read_picture(picture: Picture) -> np.ndarray:
   Args:
     picture: a path; the bytes of an encoded file; a Pillow image; or an array [H, W], [H, W, 1],
       [H, W, 3] (RGB) or [H, W, 4] of bool, uint8, uint16 (the upper 8 bits count) or floats on the
-      scale 0..255. Alpha is dropped and an EXIF orientation ignored, as `images.decode` does.
+      scale 0..255. Alpha is dropped and a file or Pillow image turned upright as its EXIF says.
 
   Returns:
     uint8 [H, W, 3], or float32 for floats.
@@ -96,7 +95,7 @@ def read_picture(picture: Picture) -> np.ndarray:
     ValueError: this is no picture.
   """
   if isinstance(picture, str | os.PathLike):
-    picture = Path(picture).read_bytes()
+    picture = picture_files.read(picture)
   if isinstance(picture, bytes | bytearray | memoryview):
     return images.decode(bytes(picture))
   if isinstance(picture, Image.Image):
@@ -113,7 +112,8 @@ def read_picture(picture: Picture) -> np.ndarray:
 
 
 def _pillow_array(image: Image.Image) -> np.ndarray:
-  """The pixels of a Pillow image of any mode that has a known scale."""
+  """The pixels, upright, of a Pillow image of any mode that has a known scale."""
+  image = ImageOps.exif_transpose(image)
   if image.mode.startswith('I;16'):
     return np.asarray(image).astype(np.uint16)  # in this machine's byte order
   if image.mode in ('I', 'F'):

@@ -4,14 +4,17 @@
     python scripts/predict.py cat.jpg dog.png --weights F0
     python scripts/predict.py photos/ --weights runs/mine/ema_weights.safetensors --sheet sheet.png
 
-PICTURES are files, folders (searched at every depth) and patterns in quotes. A picture that cannot
-be read is named and left out. Exit code 0: all done; 1: some or all failed; 2: wrong arguments.
+PICTURES are files, folders (searched at every depth) and patterns in quotes. Of a folder the same
+files count as in training; what is skipped is counted and named. A picture that cannot be read is
+named and left out. Exit code 0: all done; 1: some or all failed; 2: wrong arguments; 141: whoever
+read the output has stopped (`| head`).
 """
 
 import argparse
 import glob
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -23,9 +26,9 @@ from PIL import Image
 import nfnets
 from experiments import compilation_cache
 from nfnets import classifier as classifiers
-from nfnets import inference
+from nfnets import inference, picture_files
 
-_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}  # looked for in folders
+_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports of a program that the signal ended
 _SHEET_LIMIT = 60  # pictures
 _THUMBNAIL = 480  # pixels, the longer side
 
@@ -40,13 +43,27 @@ class Result(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
   """Labels what the arguments name; returns the exit code."""
+  for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(errors='backslashreplace')  # a terminal may lack a letter of a file name
   args = _parse(argv)
+  try:
+    code = _label(args)
+    sys.stdout.flush()
+    return code
+  except BrokenPipeError:
+    # The interpreter flushes once more at its end, which must not fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE
+
+
+def _label(args: argparse.Namespace) -> int:
   failures: dict[str, str] = {}  # picture -> reason
-  paths = find_pictures(args.pictures, failures)
+  skipped: list[str] = []  # a line for each folder
+  paths = find_pictures(args.pictures, failures, skipped)
   for name, reason in failures.items():
     _report_failure(name, reason, args.json)
   if not paths:  # rather than fetch weights for nothing
-    return _conclude(paths, failures)
+    return _conclude(paths, failures, skipped)
   try:
     compilation_cache.enable()
     classifier = nfnets.Classifier.from_pretrained(
@@ -68,21 +85,26 @@ def main(argv: list[str] | None = None) -> int:
         if args.sheet and len(results) < _SHEET_LIMIT:
           results.append(Result(path, _thumbnail(image), predictions))
       if args.features:
-        features.append({'paths': list(map(str, chunk)), **outputs})
+        paths_text = [picture_files.printable(str(path)) for path in chunk]
+        features.append({'paths': paths_text, **outputs})
     if features:
       _save_features(args.features, features, classifier.class_names)
     if args.sheet and results:
       draw_sheet(results, args.sheet)
       if len(paths) > len(results) == _SHEET_LIMIT:
         print(f'{args.sheet} shows the first {_SHEET_LIMIT} pictures.', file=sys.stderr)
+  except BrokenPipeError:
+    raise
   except (ImportError, OSError, ValueError) as error:
     print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1
-  return _conclude(paths, failures)
+  return _conclude(paths, failures, skipped)
 
 
-def _conclude(paths: list[pathlib.Path], failures: dict[str, str]) -> int:
-  """Says how many pictures could not be used; returns the exit code."""
+def _conclude(paths: list[pathlib.Path], failures: dict[str, str], skipped: list[str]) -> int:
+  """Says what was skipped and how many pictures could not be used; returns the exit code."""
+  for line in skipped:
+    print(line, file=sys.stderr)
   if failures:
     total = len(paths) + sum(name not in map(str, paths) for name in failures)
     print(f'{len(failures)} of {total} could not be used.', file=sys.stderr)
@@ -131,25 +153,33 @@ def _positive(text: str) -> int:
   return number
 
 
-def find_pictures(arguments: list[str], failures: dict[str, str]) -> list[pathlib.Path]:
+def find_pictures(
+  arguments: list[str], failures: dict[str, str], skipped: list[str]
+) -> list[pathlib.Path]:
   """Returns the files that the arguments mean, each once, in order; what means none is a failure.
 
   Args:
     arguments: files, folders and patterns.
     failures: receives argument -> reason.
+    skipped: receives a line for each folder in which something is skipped, by the rules of
+      `picture_files.walk`.
   """
   found: dict[pathlib.Path, None] = {}
   for argument in arguments:
     path = pathlib.Path(argument)
-    matches = [path] if path.exists() else sorted(map(pathlib.Path, glob.glob(argument)))
+    matches = [path] if os.path.exists(path) else sorted(map(pathlib.Path, glob.glob(argument)))
     if not matches:
       failures[argument] = 'there is no such file or folder, and no file matches it as a pattern'
     for match in matches:
       files = [match]
-      if match.is_dir():
-        files = sorted(f for f in match.rglob('*') if f.suffix.lower() in _SUFFIXES and f.is_file())
+      if os.path.isdir(match):
+        left_out = picture_files.Skipped(match)
+        files = [*map(pathlib.Path, picture_files.walk(match, match.resolve(), left_out))]
+        if left_out:
+          skipped.append(f'{picture_files.printable(str(match))}: {left_out}')
         if not files:
-          failures[str(match)] = f'no file in this folder ends in {", ".join(sorted(_SUFFIXES))}'
+          endings = ', '.join(picture_files.ENDINGS)
+          failures[str(match)] = f'no file in this folder ends in {endings}'
       found.update(dict.fromkeys(files))
   return list(found)
 
@@ -178,13 +208,13 @@ def _print(path: pathlib.Path, predictions: list[classifiers.Prediction], as_jso
     print(json.dumps({'picture': str(path), 'predictions': ranked}), flush=True)
     return
   lines = [f'{p.probability:8.2%}  {p.label} ({p.index})' for p in predictions]
-  print('\n'.join([str(path), *lines]), flush=True)
+  print('\n'.join([picture_files.printable(str(path)), *lines]), flush=True)
 
 
 def _report_failure(name: str, reason: str, as_json: bool) -> None:
   if as_json:
     print(json.dumps({'picture': name, 'error': reason}), flush=True)
-  print(f'{name}: {reason}', file=sys.stderr, flush=True)
+  print(f'{picture_files.printable(name)}: {reason}', file=sys.stderr, flush=True)
 
 
 def _save_features(
@@ -234,7 +264,9 @@ def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
 
     picture = axes(bottom + margin + bars_height + gap, picture_height)
     picture.imshow(result.image)
-    picture.set_title(_shorten(result.path.name, 38), fontsize=10, parse_math=False)
+    picture.set_title(
+      _shorten(picture_files.printable(result.path.name), 38), fontsize=10, parse_math=False
+    )
     picture.set_anchor('S')  # every picture stands on its bars, whatever its shape
     picture.axis('off')
     _draw_bars(axes(bottom + margin, bars_height), result.predictions, bars)

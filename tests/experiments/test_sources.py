@@ -12,7 +12,7 @@ import pytest
 from sklearn import datasets
 
 from configs import base
-from experiments import sources
+from experiments import packed, sources
 from experiments.errors import DataError
 
 
@@ -119,6 +119,89 @@ def test_links_out_of_the_folder_are_left_out(tmp_path, caplog):
   assert 'leads out' in caplog.text
 
 
+def test_what_is_left_out_is_one_warning_for_a_part(tmp_path, caplog):
+  _folder_with(tmp_path, ['a/0.png', 'a/1.png', 'b/0.png', 'b/1.png', 'c/._0.png', 'loose.png'])
+  for name in ('a/.DS_Store', 'a/x.heic', 'b/y.heic'):
+    (tmp_path / name).write_bytes(b'x')
+  for i in range(50):
+    os.symlink('/etc/hostname', tmp_path / f'a/link{i}.png')
+  for _ in range(3):  # a run lists its folder several times
+    sources.open_sources(_config(source='folder', dir=str(tmp_path)))
+  (record,) = caplog.records
+  assert record.getMessage().startswith(f'{tmp_path}: skipped 55: 50 whose link leads out')
+  for words in ('2 of another ending (a/x.heic, b/y.heic)', '1 hidden (c/._0.png)'):
+    assert words in record.getMessage()
+  assert '1 without pictures (c), 1 outside the class folders (loose.png)' in record.getMessage()
+
+
+@pytest.mark.parametrize('ending', ['.tif', '.TIFF', '.jfif', '.gif', '.ppm'])
+def test_folders_hold_every_format_that_is_decoded(tmp_path, ending):
+  for kind in 'ab':
+    for i in range(2):
+      (tmp_path / kind).mkdir(exist_ok=True)
+      (tmp_path / kind / f'{i}{ending}').write_bytes(b'x')
+  train, test = sources.open_sources(_config(source='folder', dir=str(tmp_path)))
+  assert (len(train), len(test)) == (2, 2)
+
+
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path):
+  _folder_with(tmp_path, ['train/a/0.png', 'train/b/0.png', 'test/a/0.png'])
+  train, _ = sources.open_sources(_config(source='folder', dir=str(tmp_path)))
+  (tmp_path / 'train/b/0.png').unlink()
+  os.mkfifo(tmp_path / 'train/b/0.png')
+  with pytest.raises(OSError, match='it is a pipe'):
+    train[1]
+
+
+@pytest.mark.parametrize(
+  ('train_name', 'test_name'),
+  [('train', 'val'), ('train', 'valid'), ('Train', 'Test'), ('TRAINING', 'validation')],
+)
+@pytest.mark.parametrize('pack', [False, True])
+def test_usual_names_of_the_parts(tmp_path, caplog, train_name, test_name, pack):
+  root = tmp_path / 'root'
+  _folder_with(root, [f'{train_name}/{kind}/{i}.png' for kind in 'ab' for i in range(9)])
+  _folder_with(root, [f'{test_name}/{kind}/0.png' for kind in 'ba'])
+  if pack:
+    packed.pack(str(root), str(tmp_path / 'packed'))
+    root = tmp_path / 'packed'
+  train, test = sources.open_sources(_config(source='folder', dir=str(root)))
+  assert train.class_names == ('a', 'b')
+  assert (len(train), _names(test)) == (18, [f'{test_name}/a/0.png', f'{test_name}/b/0.png'])
+  assert f'trains on {train_name!r} and tests on {test_name!r}' in caplog.text
+
+
+def test_the_configured_part_goes_first_and_the_unused_is_named(tmp_path, caplog):
+  parts = ('train', 'val', 'test')
+  _folder_with(tmp_path, [f'{part}/{kind}/0.png' for part in parts for kind in 'ab'])
+  _, test = sources.open_sources(_config(source='folder', dir=str(tmp_path)))
+  assert _names(test) == ['test/a/0.png', 'test/b/0.png']
+  assert "not used: 'val'" in caplog.text
+  _, test = sources.open_sources(_config(source='folder', dir=str(tmp_path), test_split='val'))
+  assert _names(test) == ['val/a/0.png', 'val/b/0.png']
+
+
+def test_classes_may_be_called_as_the_parts_are(tmp_path):
+  _folder_with(
+    tmp_path, [f'{kind}/{i}.png' for kind in ('train', 'bus', 'valid') for i in range(2)]
+  )
+  with pytest.raises(DataError, match="folders 'train' and 'valid', but 'train' holds no class"):
+    sources.open_sources(_config(source='folder', dir=str(tmp_path)))
+  shutil.rmtree(tmp_path / 'valid')
+  train, _ = sources.open_sources(_config(source='folder', dir=str(tmp_path)))
+  assert train.class_names == ('bus', 'train')
+
+
+def test_class_names_match_whatever_their_normal_form(tmp_path):
+  composed, decomposed = 'caf\u00e9', 'cafe\u0301'
+  files = [f'train/{composed}/0.png', f'train/{decomposed}/1.png', 'train/tea/0.png']
+  _folder_with(tmp_path, [*files, f'test/{decomposed}/0.png'])
+  train, test = sources.open_sources(_config(source='folder', dir=str(tmp_path)))
+  assert train.class_names == (composed, 'tea')
+  assert [train[i]['label'] for i in range(3)] == [0, 0, 1]
+  assert test[0]['label'] == 0
+
+
 def _folder_with(tmp_path, files):
   for name in files:
     _write(tmp_path / name)
@@ -134,6 +217,11 @@ def _folder_with(tmp_path, files):
     (['test/a/1.png', 'test/b/1.png'], "no 'train'"),
     (['train/a/1.png', 'train/b/1.png', 'test/c/1.png'], "class 'c'"),
     (['a/1.png', 'b/1.png'], 'no pictures to test on'),
+    (['zip/a/1.png', 'zip/b/1.png', '__MACOSX/a/1.png'], r'2 folders with pictures; give \S+/zip '),
+    (['train/zip/a/1.png', 'train/zip/b/1.png'], r'give \S+/train/zip instead'),
+    (['train/a/1.png', 'train/b/1.png', 'val/a/1.png', 'valid/a/1.png'], "'val' and 'valid'; set"),
+    (['Train/1.png', 'Test/1.png'], "'Train' holds no class folders"),
+    (['val/a/1.png', 'val/b/1.png'], "a folder 'val' but no 'train'"),
   ],
 )
 def test_bad_folder_is_one_sentence(tmp_path, files, words):
@@ -148,6 +236,7 @@ def test_bad_folder_is_one_sentence(tmp_path, files, words):
   [
     ({'source': 'folder', 'dir': ''}, 'does not exist'),
     ({'source': 'folder', 'dir': 'not/there'}, 'not/there'),
+    ({'source': 'folder', 'dir': '.', 'test_split': 'holdout'}, "no folder 'holdout'; set data.te"),
     ({'source': 'webdataset'}, 'unknown data.source'),
     ({'source': 'synthetic'}, 'data.num_examples'),
     ({'source': 'tfds'}, 'set data.name'),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import haiku as hk
 import jax
@@ -141,16 +142,27 @@ def test_grey_bool_and_alpha_arrays(pictures):
   np.testing.assert_array_equal(inference.read_picture(alpha), pictures[0])
 
 
-def test_orientation_is_ignored_as_published(pictures):
-  files = []
-  for orientation in (1, 6):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    file = io.BytesIO()
-    PIL.Image.fromarray(pictures[0]).save(file, 'JPEG', exif=exif)
-    files.append(file.getvalue())
-  upright, turned = map(inference.read_picture, files)
-  np.testing.assert_array_equal(upright, turned)
+def test_files_and_pillow_images_are_turned_upright(pictures):
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 6  # the stored first row is the right-hand side
+  file = io.BytesIO()
+  PIL.Image.fromarray(pictures[0]).save(file, 'PNG', exif=exif)
+  expected = pictures[0].swapaxes(0, 1)[:, ::-1]
+  np.testing.assert_array_equal(inference.read_picture(file.getvalue()), expected)
+  np.testing.assert_array_equal(inference.read_picture(PIL.Image.open(file)), expected)
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'device', 'folder'])
+def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
+  path = tmp_path / 'picture.jpg'
+  if kind == 'pipe':
+    os.mkfifo(path)
+  elif kind == 'folder':
+    path.mkdir()
+  else:
+    path = '/dev/zero'
+  with pytest.raises(OSError, match='no file|Is a directory'):
+    inference.read_picture(path)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
 import numpy as np
+import picture_matrix
 import pytest
+import simplejpeg
 from PIL import Image
 
 from nfnets import images
@@ -158,6 +162,177 @@ def test_slightly_cut_jpeg_is_still_used():
   cut = images.decode(_JPEG[: int(len(_JPEG) * 0.9)])
   assert cut.shape == whole.shape
   np.testing.assert_array_equal(cut[:50], whole[:50])
+
+
+# ---------------------------------------------------------------- the matrix
+
+
+@pytest.mark.parametrize('name', [*picture_matrix.ORIENTED, *picture_matrix.PLAIN])
+def test_decodes_what_pillow_shows(name):
+  stored = picture_matrix.stored(name)
+  for orientation, data in picture_matrix.cells(name):
+    difference = np.abs(images.decode(data) - picture_matrix.shown_by_pillow(data))
+    if name.startswith('JPEG') and 'CMYK' not in name and 'YCCK' not in name:
+      assert difference.max() <= 8  # TensorFlow's default is another integer DCT
+      assert difference.mean() < 1.5
+    else:
+      assert difference.max() == 0
+    if stored is not None and orientation == 1:
+      np.testing.assert_array_equal(images.decode(data), stored)
+
+
+@pytest.mark.parametrize(
+  'name', ['JPEG RGB 4:2:0', 'JPEG orientation in XMP', 'PNG RGB', 'WebP RGB', 'TIFF RGB, LZW']
+)
+def test_orientations_are_those_of_exif(name):
+  # EXIF 2.32, 4.6.4: where the 0th row and the 0th column of the stored pixels belong.
+  upright = {
+    2: lambda x: x[:, ::-1],  # top, right
+    3: lambda x: x[::-1, ::-1],  # bottom, right
+    4: lambda x: x[::-1],  # bottom, left
+    5: lambda x: x.swapaxes(0, 1),  # left, top
+    6: lambda x: x.swapaxes(0, 1)[:, ::-1],  # right, top
+    7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],  # right, bottom
+    8: lambda x: x.swapaxes(0, 1)[::-1],  # left, bottom
+  }
+  decoded = {orientation: images.decode(data) for orientation, data in picture_matrix.cells(name)}
+  for orientation, turn in upright.items():
+    np.testing.assert_array_equal(decoded[orientation], turn(decoded[1]))
+    assert decoded[orientation].flags.c_contiguous
+
+
+@pytest.mark.parametrize('exif', [
+  b'', b'II*\0', b'II*\0\x08\0\0\0\xff\xff', b'MM\0*\xff\xff\xff\xff\0\1',
+  b'MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\x09\0\0',  # orientation 9
+  b'MM\0*\0\0\0\x08\0\1\1\x12\0\2\0\0\0\1a\0\0\0',  # text
+])  # fmt: skip
+def test_a_damaged_orientation_is_none(exif):
+  for kind in ('JPEG', 'PNG', 'WEBP'):
+    plain = images.decode(_encode(_PICTURE, kind))
+    data = _encode(_PICTURE, kind, exif=b'Exif\0\0' + exif)
+    np.testing.assert_array_equal(images.decode(data), plain)
+
+
+# ---------------------------------------------------------------- damage
+
+_NOISY = _RNG.integers(0, 256, (96, 64, 3), dtype=np.uint8)
+_GREY_NOISE = Image.fromarray(_NOISY[..., 0])
+_TO_CUT = {
+  'JPEG': _encode(_NOISY, 'JPEG', quality=90),
+  'JPEG grey': _encode(_GREY_NOISE, 'JPEG', quality=90),
+  'JPEG restarts': _encode(_NOISY, 'JPEG', quality=90, restart_marker_rows=1),
+  'JPEG progressive': _encode(_NOISY, 'JPEG', quality=90, progressive=True),
+  'JPEG CMYK': _encode(Image.fromarray(_NOISY).convert('CMYK'), 'JPEG', quality=90),
+  'PNG': _encode(_NOISY, 'PNG'),
+  'PNG grey': _encode(_GREY_NOISE, 'PNG'),
+  'PNG interlaced': picture_matrix.interlaced_png(_NOISY),
+  'GIF': _encode(_GREY_NOISE, 'GIF', interlace=0),
+  'GIF interlaced': _encode(_GREY_NOISE, 'GIF'),
+  'GIF transparent': _encode(_GREY_NOISE, 'GIF', interlace=0, transparency=1),
+  'BMP': _encode(_NOISY, 'BMP'),
+  'TIFF': _encode(_NOISY, 'TIFF'),
+  'PPM': _encode(_NOISY, 'PPM'),
+  'WEBP': _encode(_NOISY, 'WEBP'),
+}  # fmt: skip
+
+
+def _shown_leniently(data):
+  """What a decoder gives that fills in what is missing; None: nothing."""
+  if data.startswith(b'\xff\xd8'):
+    _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    if colorspace not in ('CMYK', 'YCCK'):
+      return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True, strict=False)
+  try:
+    return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+  except (OSError, SyntaxError):
+    return None
+
+
+@pytest.mark.parametrize('name', _TO_CUT)
+def test_a_picture_is_used_if_half_of_its_rows_are_right(name, monkeypatch):
+  data = _TO_CUT[name]
+  whole = images.decode(data)
+  cuts = [data[: int(share * len(data))] for share in np.arange(0.15, 1, 0.05)]
+  if name.startswith('JPEG'):
+    cuts += [cut + b'\xff\xd9' for cut in cuts]
+  decisions = []
+  for cut in cuts:
+    with monkeypatch.context() as patch:
+      patch.setattr('PIL.ImageFile.LOAD_TRUNCATED_IMAGES', True)
+      shown = _shown_leniently(cut)
+    rows = [] if shown is None else (shown == whole).all(axis=(1, 2))
+    longest_run = max(map(len, ''.join('x' if right else ' ' for right in rows).split(' ')))
+    if 2 * longest_run < len(whole):
+      with pytest.raises(ValueError, match=r'more than half .* is missing|header is corrupt'):
+        images.decode(cut)
+    else:
+      np.testing.assert_array_equal(images.decode(cut)[rows], whole[rows])
+    decisions.append(2 * longest_run >= len(whole))
+  assert any(decisions) == (name != 'WEBP')  # its decoder gives all or nothing
+  assert not all(decisions)
+
+
+def test_a_damaged_tiff_is_turned_upright_as_well():
+  data = _encode(_NOISY, 'TIFF', exif=picture_matrix.exif(6))
+  upright = _NOISY.swapaxes(0, 1)[:, ::-1]
+  decoded = images.decode(data[: int(0.8 * len(data))])
+  assert decoded.shape == upright.shape
+  np.testing.assert_array_equal(decoded[:, -60:], upright[:, -60:])  # of 96 rows as they are stored
+  with pytest.raises(ValueError, match='more than half of the TIFF picture'):
+    images.decode(data[: int(0.4 * len(data))])
+
+
+def test_a_progressive_jpeg_of_the_first_passes_is_refused():
+  data = _encode(_PICTURE, 'JPEG', quality=90, progressive=True)
+  whole = images.decode(data)
+  for share in (0.2, 0.3, 0.5, 0.6):
+    start = data[: int(share * len(data))]
+    with pytest.raises(ValueError, match='more than half of the JPEG picture is missing'):
+      images.decode(start)
+    assert not (
+      np.abs(_shown_leniently(start).astype(int) - whole).max(axis=(1, 2)) <= 8
+    ).any()  # no row is right
+
+
+def test_a_jpeg_with_stray_bytes_is_whole():
+  plain = images.decode(_JPEG)
+  for stray in (_JPEG[:-2] + bytes(50) + b'\xff\xd9', _JPEG + b'more', _JPEG[:-2]):
+    np.testing.assert_array_equal(images.decode(stray), plain)
+
+
+def test_a_grey_lower_half_is_no_damage():
+  picture = _PICTURE.copy()
+  picture[30:] = 128
+  data = _encode(picture, 'JPEG', quality=90, restart_marker_rows=1)
+  np.testing.assert_array_equal(images.decode(data[:-2]), images.decode(data))
+
+
+def test_nothing_is_printed_about_damaged_files(tmp_path):
+  options = [{}, *({'compression': kind} for kind in ('tiff_lzw', 'jpeg', 'tiff_adobe_deflate'))]
+  for number, data in enumerate(
+    [*(_encode(_PICTURE, 'TIFF', **option) for option in options), *_TO_CUT.values()]
+  ):
+    for copy in range(10):
+      damaged = bytearray(data)
+      for place in _RNG.integers(8, len(data), 4):
+        damaged[place] = _RNG.integers(256)
+      (tmp_path / f'{number}_{copy}').write_bytes(damaged)
+  program = """
+import pathlib, sys
+from nfnets import images
+sys.stderr.write('begin')
+for path in pathlib.Path(sys.argv[1]).iterdir():
+  try:
+    images.decode(path.read_bytes())
+  except ValueError as error:
+    assert len(str(error).splitlines()) == 1
+sys.stderr.write('end')
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', program, tmp_path], capture_output=True, text=True, check=True
+  )
+  assert done.stderr.endswith('beginend')
+  assert done.stdout == ''
 
 
 def test_normalize_uses_the_published_constants():

@@ -1,6 +1,10 @@
 """scripts/predict.py: pictures in, labels out."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -30,7 +34,7 @@ def refused(predict, capsys, *arguments):
 
 def test_a_folder_as_text(predict, pictures):
   code, out, err = predict(pictures, '--top', 2)
-  assert (code, err) == (0, '')
+  assert (code, err) == (0, f'{pictures}: skipped 1: 1 of another ending (notes.txt)\n')
   lines = out.splitlines()
   assert len(lines) == 6
   assert lines[0] == str(pictures / 'inner/two.png')
@@ -65,6 +69,57 @@ def test_bad_pictures_are_named_and_the_others_done(predict, pictures):
   assert f'{pictures / "broken.jpg"}: ' in err
 
 
+def test_a_folder_follows_the_rules_of_training(predict, pictures):
+  one = (pictures / 'one.jpg').read_bytes()
+  for name in ('.hidden/a.jpg', '._one.jpg', '__MACOSX/one.jpg', 'x.heic', 'b.GIF', 'c.jfif'):
+    (pictures / name).parent.mkdir(exist_ok=True)
+    (pictures / name).write_bytes(one)
+  (pictures / '.DS_Store').write_bytes(b'')
+  os.mkfifo(pictures / 'pipe.jpg')
+  os.symlink('/etc', pictures / 'out')
+  code, out, err = predict(pictures, '--json')
+  assert code == 0
+  done = [json.loads(line)['picture'] for line in out.splitlines()]
+  assert done == [str(pictures / name) for name in ('b.GIF', 'c.jfif', 'inner/two.png', 'one.jpg')]
+  assert err == (
+    f'{pictures}: skipped 6: 2 hidden (._one.jpg, .hidden), 1 whose link leads out of the folder '
+    'or nowhere (out), 2 of another ending (notes.txt, x.heic), 1 that are no regular files '
+    '(pipe.jpg)\n'
+  )
+
+
+def test_a_pipe_and_an_unreadable_file_are_named(predict, pictures):
+  os.mkfifo(pictures / 'pipe.jpg')
+  code, out, err = predict(pictures / 'pipe.jpg', pictures / 'one.jpg')
+  assert code == 1
+  assert f'{pictures / "pipe.jpg"}: it is a pipe' in err
+  assert str(pictures / 'one.jpg') in out
+
+
+def test_names_of_any_bytes(run_script, weights_file, pictures, tmp_path):
+  name = os.path.join(os.fsencode(pictures), b'\xff\x1b[31m\n\xc3\xa9.png')
+  os.rename(pictures / 'inner/two.png', name)
+  more = ('--weights', weights_file, '--sheet', tmp_path / 'sheet.png', '--top', 1)
+  features = ('--features', tmp_path / 'features.npz')
+  done = run_script('predict', os.fsdecode(name), *more, *features)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert done.stdout.splitlines()[0] == f'{pictures}/\\xff\\x1b[31m\\né.png'
+  done = run_script('predict', os.fsdecode(name), *more, '--json')
+  assert (done.returncode, done.stderr) == (0, '')
+  assert os.fsencode(json.loads(done.stdout)['picture']) == name
+
+
+def test_behind_head_it_ends_in_silence(weights_file, pictures):
+  script = pathlib.Path(__file__).parents[2] / 'scripts/predict.py'
+  command = [sys.executable, script, pictures / 'one.jpg', pictures / 'inner', '--batch_size', '1']
+  with subprocess.Popen(
+    [*command, '--weights', weights_file], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  ) as process:
+    process.stdout.close()  # as head does after its last line
+    assert process.stderr.read() == b''
+    assert process.wait(120) == 141
+
+
 def test_a_picture_given_twice_is_done_once(predict, pictures):
   code, out, _ = predict(pictures / 'one.jpg', pictures / '*.jpg', '--json')
   assert code == 0
@@ -87,19 +142,21 @@ def test_no_weights_are_loaded_for_nothing(predict, tmp_path):
 def test_features_and_sheet(predict, pictures, tmp_path):
   features, sheet = tmp_path / 'features.npz', tmp_path / 'sheet.png'
   arguments = ('--features', features, '--maps', '--sheet', sheet, '--batch_size', 2)
-  code, _, err = predict(pictures, *arguments)
+  code, _, err = predict(pictures / 'one.jpg', pictures / 'inner', *arguments)
   assert (code, err) == (0, '')
   with np.load(features, allow_pickle=False) as arrays:
     assert arrays['pool'].shape == (2, 32)
     assert arrays['logits'].shape == (2, 3)
     assert arrays['stage0'].shape == (2, 12, 12, 16)
-    assert [path.rpartition('/')[2] for path in arrays['paths']] == ['two.png', 'one.jpg']
+    assert [path.rpartition('/')[2] for path in arrays['paths']] == ['one.jpg', 'two.png']
     assert list(arrays['class_names']) == ['red', 'green', 'blue']
     pool = arrays['pool']
   image = np.asarray(PIL.Image.open(sheet).convert('RGB'))
   assert min(image.shape[:2]) > 200
   assert len(np.unique(image.reshape(-1, 3), axis=0)) > 1000  # the pictures are on it
-  code, _, _ = predict(pictures, '--features', tmp_path / 'pool.npy')
+  code, _, _ = predict(
+    pictures / 'one.jpg', pictures / 'inner', '--features', tmp_path / 'pool.npy'
+  )
   assert code == 0
   np.testing.assert_allclose(np.load(tmp_path / 'pool.npy'), pool, rtol=1e-4, atol=1e-5)
 
