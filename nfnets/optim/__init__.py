@@ -20,6 +20,7 @@ from nfnets.optim.groups import (
 )
 from nfnets.optim.layerwise import by_layer, frozen_mask, rate_multipliers
 from nfnets.optim.recipes import nfnet_adamw, nfnet_sgd, warmup_cosine
+from nfnets.optim.units import per_output, unit_axes
 
 __all__ = [
   'GROUPS',
@@ -38,9 +39,11 @@ __all__ = [
   'frozen_mask',
   'nfnet_adamw',
   'nfnet_sgd',
+  'per_output',
   'rate_multipliers',
   'sam',
   'stage_of',
   'sum_by_group',
+  'unit_axes',
   'warmup_cosine',
 ]
