@@ -18,7 +18,7 @@ from nfnets.optim.groups import (
   stage_of,
   sum_by_group,
 )
-from nfnets.optim.layerwise import by_layer, frozen_mask, rate_multipliers
+from nfnets.optim.layerwise import by_layer, covers, frozen_mask, rate_multipliers
 from nfnets.optim.recipes import nfnet_adamw, nfnet_sgd, warmup_cosine
 from nfnets.optim.units import per_output, unit_axes
 
@@ -33,6 +33,7 @@ __all__ = [
   'clip_mask',
   'clipped_share',
   'clipping_for_batch',
+  'covers',
   'decay_mask',
   'ema',
   'find_classifier',
