@@ -68,9 +68,11 @@ def get_config() -> ConfigDict:
 
   config.finetune = ConfigDict()
   config.finetune.new_head = True  # a new classifier, even if the weights' own would fit
-  # Parameters that stay as they are: prefixes of <module path>/<name>, e.g. ('NFNet/~/stem',).
+  # Parameters that stay as they are: prefixes of <module path>/<name>, whole parts of the path, in
+  # which * stands for any letters: ('NFNet/~/stem_conv*', 'NFNet/~/nf_block').
   config.finetune.frozen = ()
-  # Prefix -> factor on the learning rate, e.g. {'NFNet/~/nf_block': 0.1}; the longest one counts.
+  # Prefix -> factor on the learning rate, e.g. {'NFNet/~/nf_block*': 0.1}; of several that fit, the
+  # longest one counts.
   config.finetune.learning_rate_multipliers = ConfigDict()
   # Runs the network once over all pictures and trains the classifier alone, on what it pools.
   config.finetune.linear_probe = False

@@ -6,7 +6,7 @@ python -m experiments.train --config=configs/finetune.py --config.model.pretrain
 `model.pretrained` is a published name (F0..F6, eca_nfnet_l0, ...) or a file, and says which model
 it is. For the classifier alone, on features that are computed once: add
 --config.finetune.linear_probe=True. To keep the first layers as they are:
---config.finetune.frozen="('NFNet/~/stem', 'NFNet/~/nf_block/')".
+--config.finetune.frozen="('NFNet/~/stem_conv*', 'NFNet/~/nf_block')".
 
 [NFNet] section 6 fine-tunes after large-scale pre-training: 15,000 steps of 2,048 pictures, peak
 learning rate 0.1 after 5,000 steps of warm-up and a cosine; SAM with rho 0.05, weight decay 1e-5,

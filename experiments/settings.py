@@ -168,7 +168,7 @@ def _check_finetuning(config: ml_collections.ConfigDict) -> None:
         f'finetune.{field} is for pretrained weights: set model.pretrained to their name or file.',
       )
   classifier = f'{model_spec(config).family}/~/linear/w'
-  covering = [prefix for prefix in finetune.frozen if classifier.startswith(prefix)]
+  covering = [prefix for prefix in finetune.frozen if optim.covers(prefix, classifier)]
   _require(
     not covering,
     f'finetune.frozen covers the classifier {classifier} with {covering[:1]}: leave that to train.',

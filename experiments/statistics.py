@@ -47,7 +47,7 @@ def weight_norms(params: Any) -> dict[str, jax.Array]:
 
 def _squares(tree: Any) -> jax.Array:
   """The squared norm of each array [number of arrays], by way of the sums of the clipping."""
-  return jnp.stack([jnp.sum(optim.agc.squares(x)) for x in jax.tree.leaves(tree)])
+  return jnp.stack([jnp.sum(optim.units.squares(x)) for x in jax.tree.leaves(tree)])
 
 
 def _sums(values: jax.Array, places: list[str]) -> dict[str, jax.Array]:

@@ -18,8 +18,9 @@ from nfnets.optim.groups import (
   stage_of,
   sum_by_group,
 )
-from nfnets.optim.layerwise import by_layer, frozen_mask, rate_multipliers
+from nfnets.optim.layerwise import by_layer, covers, frozen_mask, rate_multipliers
 from nfnets.optim.recipes import nfnet_adamw, nfnet_sgd, warmup_cosine
+from nfnets.optim.units import per_output, unit_axes
 
 __all__ = [
   'GROUPS',
@@ -32,15 +33,18 @@ __all__ = [
   'clip_mask',
   'clipped_share',
   'clipping_for_batch',
+  'covers',
   'decay_mask',
   'ema',
   'find_classifier',
   'frozen_mask',
   'nfnet_adamw',
   'nfnet_sgd',
+  'per_output',
   'rate_multipliers',
   'sam',
   'stage_of',
   'sum_by_group',
+  'unit_axes',
   'warmup_cosine',
 ]

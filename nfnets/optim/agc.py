@@ -1,12 +1,15 @@
 """Adaptive gradient clipping, [NFNet] (arXiv 2102.06171) section 4.1, equation 3."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from nfnets.optim import hyperparameters, trees
+from nfnets.optim.units import UnitRule, Units, widened
 
 # [NFNet] equation 3 needs a divisor that is not zero; the published code's.
 _SMALLEST_GRAD_NORM = 1e-6
@@ -22,42 +25,7 @@ class UnitCounts(NamedTuple):
   units: Any
 
 
-def check_clipping(clipping: float, eps: float) -> None:
-  """Raises ValueError unless both numbers are positive and finite."""
-  for name, number in (('clipping', clipping), ('eps', eps)):
-    if not (math.isfinite(number) and number > 0):
-      raise ValueError(
-        f'{name} must be a positive finite number, got {number!r}; the published values are '
-        f'clipping=0.01 and eps=1e-3.'
-      )
-
-
-def unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The axes that one norm of adaptive gradient clipping sums over; the others count the units.
-
-  Scalars, vectors and whatever has at most one axis longer than 1: all axes. 2-D `[in, out]` and
-  3-D (multi-head linear): axis 0. 4-D `[H, W, in, out]` and 5-D `[D, H, W, in, out]`: all but the
-  last. These are the rules of `optax.adaptive_grad_clip`.
-
-  A 3-D array is read as `[in, heads, out]`, so a 1-D convolution `[W, in, out]` is clipped per
-  (in, out) pair, more finely than per output.
-
-  Raises:
-    ValueError: for more than five axes.
-  """
-  if sum(size != 1 for size in shape) <= 1:
-    return tuple(range(len(shape)))
-  if len(shape) in (2, 3):
-    return (0,)
-  if len(shape) in (4, 5):
-    return tuple(range(len(shape) - 1))
-  raise ValueError(
-    f'adaptive gradient clipping has no rule for a parameter of shape {shape}; it knows up to 5 '
-    f'axes, so reshape the parameter or keep it out of the clipping with a mask.'
-  )
-
-
-class AdaptiveGradClip(optax.GradientTransformation):
+class AdaptiveGradClip(optax.GradientTransformationExtraArgs):
   """A transformation that begins with adaptive gradient clipping; `chain` knows it by this type."""
 
 
@@ -86,87 +54,78 @@ def clipping_for_batch(batch_size: int) -> float:
 
 
 def adaptive_grad_clip(
-  clipping: float, eps: float = 1e-3, mask: Callable[[Any], Any] | None = None
-) -> optax.GradientTransformation:
+  clipping: jax.typing.ArrayLike,
+  eps: jax.typing.ArrayLike = 1e-3,
+  mask: Callable[[Any], Any] | None = None,
+  unit_rule: UnitRule | None = None,
+) -> optax.GradientTransformationExtraArgs:
   """Scales each unit's gradient so that its norm is at most `clipping * max(||w||, eps)`.
 
-  The units are those of `unit_axes`. Everything in the tree is clipped unless a mask leaves
-  something out, as `nfnets.optim.nfnet_sgd` does with the classifier. Clipping comes before the
-  optimiser, see `nfnets.optim.chain`.
+  Everything in the tree is clipped unless a mask leaves something out, as `nfnets.optim.nfnet_sgd`
+  does with the classifier. Clipping comes before the optimiser, see `nfnets.optim.chain`.
+
+  Norms are computed in float32 where arrays have fewer bits.
 
   Args:
     clipping: largest allowed ratio of gradient norm to weight norm ([NFNet]: 0.01 for batches of
-      1024 to 4096, up to 0.16 for small ones).
+      1024 to 4096, up to 0.16 for small ones). It and eps may be traced.
     eps: smallest weight norm, so that units that start at zero can move.
-    mask: tree -> tree of bools, True where to clip, e.g. `nfnets.optim.clip_mask`.
+    mask: parameters -> tree of bools, True where to clip, e.g. `nfnets.optim.clip_mask`.
+    unit_rule: ('<module path>/<name>', shape) -> the axes that one norm sums over, e.g.
+      `nfnets.optim.per_output`. None is the published rule, `nfnets.optim.unit_axes`. For
+      optax.inject_hyperparams, this and mask are static_args.
 
   Returns:
     A transformation whose `update(grads, state, params)` needs `params`, a tree of float arrays
-    like `grads`. It keeps no state.
+    like `grads`. Where grads has None or optax.MaskedNode, that stays. It keeps no state and
+    leaves extra arguments to others.
 
   Raises:
-    ValueError: if clipping or eps is not positive and finite; from `update` if params is missing
-      or an array has more than five axes.
+    ValueError: if clipping or eps is not positive and finite; from `update` if params is missing,
+      or not a tree like grads, or if there is no rule for an array (published: over five axes).
   """
-  check_clipping(clipping, eps)
+  _check_clipping(clipping, eps)
 
-  def update(grads, state, params=None):
+  def update(grads, state, params=None, **extra_args):
+    del extra_args
     if params is None:
       raise ValueError(
         'adaptive_grad_clip compares gradients with parameters and got none; call '
         'update(grads, state, params).'
       )
-    leaves, treedef = jax.tree.flatten(grads)
-    clipped = [None] * len(leaves)
-    for places, norms, limits in _norms_and_limits(leaves, params, clipping, eps):
+    units = Units(grads, params, unit_rule)
+    clipped = list(units.grads)
+    for places, norms, limits in units.norms_and_limits(clipping, eps):
       factors = limits / jnp.maximum(norms, _SMALLEST_GRAD_NORM)
       for i, place in enumerate(places):
         norm, limit, factor = (_of_member(x, i, places) for x in (norms, limits, factors))
-        leaf = leaves[place]
-        clipped[place] = jnp.where(norm < limit, leaf, leaf * factor.astype(leaf.dtype))
-    return jax.tree.unflatten(treedef, clipped), state
+        leaf = jnp.asarray(units.grads[place])
+        wide, within = widened(leaf), norm < limit
+        scaled = (wide * factor.astype(wide.dtype)).astype(leaf.dtype)
+        clipped[place] = jnp.where(within, leaf, scaled)
+    return jax.tree.unflatten(units.structure, clipped), state
 
-  whole = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-  return AdaptiveGradClip(*(whole if mask is None else optax.masked(whole, mask)))
-
-
-def _norms_and_limits(
-  grads: list[jax.Array], params: Any, clipping: float, eps: float
-) -> Iterator[tuple[list[int], jax.Array, jax.Array]]:
-  """Yields (places of arrays, norms of their gradients' units, clipping * max(||w||, eps)).
-
-  Arrays of one shape that are one unit each (gains, biases, scalars) come together, as vectors
-  [number of arrays]: hundreds of single numbers would each be an operation of their own. The others
-  come alone, the summed axes kept.
-  """
-  params = jax.tree.leaves(params)
-  together: dict[tuple[int, ...], list[int]] = {}
-  for place, grad in enumerate(grads):
-    shape = jnp.shape(grad)
-    alone = len(unit_axes(shape)) < len(shape)
-    together.setdefault((place,) if alone else ('one', *shape), []).append(place)
-
-  def norms(arrays: list[jax.Array]) -> jax.Array:
-    if len(arrays) == 1:
-      return jnp.sqrt(squares(arrays[0]))
-    stacked = jnp.stack([jnp.ravel(x) for x in arrays])
-    return jnp.sqrt(jnp.sum(jnp.square(stacked), axis=1))
-
-  for places in together.values():
-    limits = clipping * jnp.maximum(norms([params[i] for i in places]), eps)
-    yield places, norms([grads[i] for i in places]), limits
+  whole = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+  return AdaptiveGradClip(*(whole if mask is None else trees.masked(whole, mask)))
 
 
-def squares(x: jax.Array) -> jax.Array:
-  """The squared norm of each unit of an array, the summed axes kept."""
-  return jnp.sum(jnp.square(x), axis=unit_axes(jnp.shape(x)), keepdims=True)
+def _check_clipping(clipping: jax.typing.ArrayLike, eps: jax.typing.ArrayLike) -> None:
+  """Raises ValueError unless both numbers are positive and finite."""
+  for name, number in (('clipping', clipping), ('eps', eps)):
+    if not hyperparameters.passes(number, lambda x: 0 < x < math.inf):
+      raise ValueError(
+        f'{name} must be a positive finite number, got {number!r}; the published values are '
+        f'clipping=0.01 and eps=1e-3.'
+      )
 
 
 def _of_member(values: jax.Array, index: int, places: list[int]) -> jax.Array:
   return values[index] if len(places) > 1 else values
 
 
-def chain(*transformations: optax.GradientTransformation) -> optax.GradientTransformation:
+def chain(
+  *transformations: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
   """`optax.chain` that refuses adaptive gradient clipping anywhere but at the beginning.
 
   After an optimiser the clipping would compare parameters with updates instead of gradients: with
@@ -176,7 +135,8 @@ def chain(*transformations: optax.GradientTransformation) -> optax.GradientTrans
   and chains that this function made from it. It cannot see into `optax.chain` or `optax.masked`.
 
   Args:
-    *transformations: in the order in which they change the gradients.
+    *transformations: in the order in which they change the gradients. Extra arguments of `update`
+      (such as the `value` of optax.contrib.reduce_on_plateau) reach those that take them.
 
   Raises:
     ValueError: if the clipping is not the first, or there are two.
@@ -192,7 +152,13 @@ def chain(*transformations: optax.GradientTransformation) -> optax.GradientTrans
   return AdaptiveGradClip(chained.init, chained.update) if places else chained
 
 
-def clipped_share(grads: Any, params: Any, clipping: float, eps: float = 1e-3) -> UnitCounts:
+def clipped_share(
+  grads: Any,
+  params: Any,
+  clipping: jax.typing.ArrayLike,
+  eps: jax.typing.ArrayLike = 1e-3,
+  unit_rule: UnitRule | None = None,
+) -> UnitCounts:
   """Counts, per array, the units whose gradient exceeds `clipping * max(||w||, eps)`.
 
   Inside one jitted step the compiler shares these norms with `adaptive_grad_clip`. Sum the counts
@@ -200,29 +166,24 @@ def clipped_share(grads: Any, params: Any, clipping: float, eps: float = 1e-3) -
   not clipped (the classifier) is counted as if it were.
 
   Args:
-    grads: tree of float arrays, the gradients before clipping.
+    grads: tree of float arrays, the gradients before clipping. None and optax.MaskedNode stay.
     params: tree of arrays of the same shapes.
     clipping: as in `adaptive_grad_clip`.
     eps: as in `adaptive_grad_clip`.
+    unit_rule: as in `adaptive_grad_clip`.
 
   Returns:
     The counts of clipped and of all units.
 
   Raises:
-    ValueError: if clipping or eps is not positive and finite, or an array has over five axes.
+    ValueError: what `adaptive_grad_clip` raises.
   """
-  check_clipping(clipping, eps)
-  leaves, treedef = jax.tree.flatten(grads)
-  clipped = [None] * len(leaves)
-  for places, norms, limits in _norms_and_limits(leaves, params, clipping, eps):
+  _check_clipping(clipping, eps)
+  units = Units(grads, params, unit_rule)
+  clipped, counts = list(units.grads), list(units.grads)
+  for places, norms, limits in units.norms_and_limits(clipping, eps):
     over = norms > limits
     for i, place in enumerate(places):
       clipped[place] = jnp.sum(_of_member(over, i, places), dtype=jnp.int32)
-
-  def count_units(grad: jax.Array) -> int:
-    shape = jnp.shape(grad)
-    return math.prod(shape) // max(math.prod(shape[axis] for axis in unit_axes(shape)), 1)
-
-  return UnitCounts(
-    clipped=jax.tree.unflatten(treedef, clipped), units=jax.tree.map(count_units, grads)
-  )
+      counts[place] = units.count(place)
+  return UnitCounts(*(jax.tree.unflatten(units.structure, part) for part in (clipped, counts)))

@@ -17,6 +17,8 @@ from typing import Any
 
 import jax
 
+from nfnets.optim import trees
+
 GAINS_AND_BIASES = 'gains_and_biases'
 CLASSIFIER = 'classifier'
 WEIGHTS = 'weights'
@@ -46,9 +48,8 @@ def assign(
 
   Args:
     params: a Haiku tree, module path -> name -> array (or anything with a shape).
-    classifier: module path of the classifier, e.g. 'my_net/~/logits'. None finds it: the only
-      module directly under the root with a 2-D 'w', which is `<Root>/~/linear` in this library's
-      networks. '' states that the network has none (a backbone).
+    classifier: module path of the classifier, e.g. 'my_net/~/logits'. None finds it where there is
+      no doubt, see `find_classifier`. '' states that the network has none (a backbone).
     names: groups of further parameter names, e.g. {'embeddings': 'weights'}.
 
   Returns:
@@ -61,11 +62,11 @@ def assign(
   """
   groups = _assign_by_name(params, names)
   if classifier != '':
-    module = find_classifier(params) if classifier is None else classifier
+    module = find_classifier(params, names) if classifier is None else classifier
     if 'w' not in params.get(module, {}):
       raise ValueError(
         f'the classifier {module!r} has no weights in this tree (no parameter {module}/w); pass '
-        f'one of its modules, such as {_some(_linear_modules(params))}.'
+        f'one of its modules, such as {_some(_matrices(params, names))}.'
       )
     groups[module]['w'] = CLASSIFIER
   # Each value may itself be a small tree without arrays (optax's MaskedNode), and the mapping may
@@ -106,18 +107,21 @@ def sum_by_group(values: Any, groups: Any) -> dict[str, Any]:
   """Sums scalars over each parameter group.
 
   Args:
-    values: a tree of scalars, e.g. the `clipped` or the `units` of `clipped_share`.
+    values: a tree of scalars, e.g. the `clipped` or the `units` of `clipped_share`; None is left
+      out.
     groups: a tree of the same structure with group names, from `assign`.
 
   Returns:
     Group name -> sum, for the groups that occur.
 
   Raises:
-    ValueError: if the two trees differ in their number of leaves.
+    ValueError: if the two trees have other structures.
   """
   sums: dict[str, Any] = {}
-  for group, value in zip(jax.tree.leaves(groups), jax.tree.leaves(values), strict=True):
-    sums[group] = sums.get(group, 0) + value
+  leaves, names, _ = trees.pair(values, groups, ('values', 'groups'))
+  for value, group in zip(leaves, names, strict=True):
+    if not trees.is_hole(value):
+      sums[group] = sums.get(group, 0) + value
   return sums
 
 
@@ -176,30 +180,52 @@ def _assign_by_name(
   return result
 
 
-def find_classifier(params: Mapping[str, Mapping[str, Any]]) -> str:
-  """Returns the module path of the only linear layer directly under the root module.
+def find_classifier(
+  params: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> str:
+  """Returns the module path of the network's only linear layer, whatever its depth and name.
+
+  Every 2-D array is taken for a linear layer but those of squeeze-excite blocks, gains and biases,
+  and 'embeddings', which are looked up. That leaves `<Root>/~/linear` in every network of this
+  library, under any name of the root. `optax.masked` hides the shapes of what it leaves out: of
+  that, a 'w' beside a 'b' counts, unless its module is called a 'conv'.
+
+  Args:
+    params: a Haiku tree, module path -> name -> array (or anything with a shape).
+    names: as in `assign`.
 
   Raises:
     ValueError: there is none, or there are several.
   """
-  paths = {module: [part for part in module.split('/') if part != '~'] for module in params}
-  # Modules made in a plain function have no common root; then they are the top level themselves.
-  has_root = len({path[0] for path in paths.values()}) == 1
-  found = [m for m in _linear_modules(params) if len(paths[m]) <= (2 if has_root else 1)]
-  if len(found) != 1:
-    what = 'no linear layer is' if not found else f'{len(found)} linear layers are'
+  found = _matrices(params, names)
+  if len(found) != 1 or 'w' not in params[found[0]]:
+    what = f'{len(found)} linear layers are' if len(found) > 1 else "no linear layer with a 'w' is"
     raise ValueError(
-      f'{what} directly under the root module, so the classifier (whose weights are not clipped) '
-      f"is unclear; pass classifier='<module path>', or classifier='' if there is none. Linear "
-      f'layers: {_some(found or _linear_modules(params))}.'
+      f'{what} in this network, so the classifier (whose weights are not clipped) is unclear; pass '
+      f"classifier='<module path>', or classifier='' if there is none. Linear layers: "
+      f'{_some(found)}.'
     )
   return found[0]
 
 
-def _linear_modules(params: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """Paths of the modules with a 2-D array 'w'."""
-  return [module for module, entries in params.items()
-          if hasattr(entries.get('w'), 'shape') and len(entries['w'].shape) == 2]  # fmt: skip
+def _matrices(
+  params: Mapping[str, Mapping[str, Any]], names: Mapping[str, str] | None = None
+) -> list[str]:
+  """Paths of the modules that have, or may have, a matrix by which they multiply."""
+  table = {**_GROUP_OF_NAME, **(names or {})}
+
+  def is_matrix(module: str, name: str, value: Any) -> bool:
+    if table.get(name) == GAINS_AND_BIASES or name == 'embeddings':
+      return False
+    if trees.is_hole(value):
+      return name == 'w' and 'b' in params[module] and 'conv' not in module.rpartition('/')[2]
+    return len(getattr(value, 'shape', ())) == 2
+
+  return [
+    module for module, entries in params.items()
+    if 'squeeze_excite' not in module
+    and any(is_matrix(module, name, value) for name, value in entries.items())
+  ]  # fmt: skip
 
 
 def _some(modules: list[str]) -> str:

@@ -89,7 +89,7 @@ def tuned(make_config, tmp_path_factory):
   """The folder of a run with a frozen stem, a first convolution of rate 0 and a profile."""
   workdir = tmp_path_factory.mktemp('tuned')
   config = make_config(
-    frozen=('NFNet/~/stem',), learning_rate_multipliers={'NFNet/~/nf_block/~/conv0': 0.0}
+    frozen=('NFNet/~/stem_conv*',), learning_rate_multipliers={'NFNet/~/nf_block/~/conv0': 0.0}
   )
   config.profile = '2:3'
   train.train(config, workdir)
@@ -200,7 +200,7 @@ def test_the_variant_follows_from_the_weights(make_config, trunk):
     ({'model.variant': 'F0'}, "holds another model than model.variant='F0'"),
     ({'model.pretrained': 'F99'}, 'neither the name of published weights nor a file'),
     ({'model.pretrained': '', 'model.variant': 'F0', 'finetune.linear_probe': True}, 'is for pre'),
-    ({'finetune.frozen': ('NFNet/~/lin',)}, 'covers the classifier NFNet/~/linear/w'),
+    ({'finetune.frozen': ('NFNet/~/lin*',)}, 'covers the classifier NFNet/~/linear/w'),
     ({'optimizer.name': 'adam'}, "must be 'sgd' .* or 'adamw', got 'adam'"),
     ({'optimizer.sam_rho': -1.0}, 'sam_rho must be 0'),
     ({'optimizer.sam_ascent_share': 0.0}, 'above 0 and at most 1'),

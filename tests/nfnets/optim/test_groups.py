@@ -9,8 +9,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from nfnets import optim, zoo
 from nfnets.optim import UnknownParameterError, assign, clip_mask, decay_mask
 
 with gzip.open(Path(__file__).parents[2] / 'golden' / 'trees.json.gz') as file:
@@ -79,6 +81,63 @@ def test_haiku_resnet_names_its_classifier_logits():
   groups = assign(params)
   assert groups['res_net18/~/logits']['w'] == 'classifier'
   assert Counter(jax.tree.leaves(groups))['classifier'] == 1
+
+
+def test_a_root_of_another_name():
+  shapes = _shapes({
+    module.replace('NFNet', 'MyNet'): entries
+    for module, entries in TREES['NFNet/F0']['tree'].items()
+  })  # fmt: skip
+  assert optim.find_classifier(shapes) == 'MyNet/~/linear'
+
+
+@pytest.mark.parametrize('model', ['BN-ResNet-50', 'EfficientNet-B0', 'eca_nfnet_l0'])
+def test_other_families(model):
+  shapes = zoo.parameter_shapes(model, num_classes=7)
+  (classifier,) = [
+    m for m, entries in shapes.items() if m.endswith('/~/linear') and m.count('/') == 2
+  ]
+  assert optim.find_classifier(shapes) == classifier
+
+
+@pytest.mark.parametrize(
+  'others',
+  [
+    {'net/~/projection': {'w': (64, 32), 'b': (32,)}},
+    {'net/~/patch_embedding': {'w': (48, 32)}},
+    {'net/~/lstm': {'w_i': (8, 32), 'w_h': (8, 32)}},
+    {'net/~/lstm/linear': {'w': (16, 32), 'b': (32,)}},
+    {'net/~/linear': {'w': (16, 32), 'b': (32,)}},
+  ],
+)
+def test_a_matrix_that_need_not_be_the_classifier_is_not_taken_for_it(others):
+  conv = {'net/~/conv': {'w': (3, 3, 4, 8), 'gain': (8,), 'bias': (8,)}}
+  shapes = _shapes({**conv, **others, 'net/~/head/~/logits': {'w': (32, 10), 'b': (10,)}})
+  with pytest.raises(ValueError, match=rf"2 linear layers .*{next(iter(others))}'.*logits'"):
+    optim.find_classifier(shapes)
+  del shapes['net/~/head/~/logits']
+  if others.keys() == {'net/~/lstm'}:
+    with pytest.raises(ValueError, match="no linear layer with a 'w'"):
+      optim.find_classifier(shapes)
+  else:
+    assert optim.find_classifier(shapes) == next(iter(others))
+
+
+def test_what_a_mask_hides_is_not_forgotten():
+  params = _init(lambda x: hk.nets.MLP([4, 5, 6])(x), 1, 3)
+  hidden = optax.MaskedNode()
+  for module in ('mlp/~/linear_1', 'mlp/~/linear_2'):
+    params[module] = {'w': hidden, 'b': hidden}
+  with pytest.raises(ValueError, match='3 linear layers'):
+    optim.find_classifier(params)
+  shapes = _shapes(TREES['NFNet/F0']['tree'])
+  masked = {
+    module: dict.fromkeys(entries, hidden) if module != 'NFNet/~/linear' else entries
+    for module, entries in shapes.items()
+  }
+  assert optim.find_classifier(masked) == 'NFNet/~/linear'
+  masked['NFNet/~/linear'] = {'w': hidden, 'b': hidden}
+  assert optim.find_classifier(masked) == 'NFNet/~/linear'
 
 
 def test_ambiguous_classifier_must_be_named():

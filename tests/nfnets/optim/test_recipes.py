@@ -192,3 +192,85 @@ def test_adamw_by_hand_after_clipping():
 def test_adamw_refuses_numbers_out_of_range(option):
   with pytest.raises(ValueError, match=f'{next(iter(option))} must be'):
     optim.nfnet_adamw(0.1, **option)
+
+
+def _problem():
+  rng = np.random.default_rng(1)
+  return _as_float32(_random_tree(rng, 1.0)), _as_float32(_random_tree(rng, 0.05))
+
+
+_NUMBERS = {
+  'learning_rate': (0.3, 0.1),
+  'weight_decay': (0.05, 0.0),
+  'clipping': (0.01, 0.05),
+  'eps': (1e-3, 1e-1),
+}
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'numbers'),
+  [
+    (nfnet_sgd, {**_NUMBERS, 'momentum': (0.9, 0.5)}),
+    (
+      optim.nfnet_adamw,
+      {**_NUMBERS, 'b1': (0.9, 0.5), 'b2': (0.999, 0.9), 'adam_eps': (1e-8, 0.1)},
+    ),
+  ],
+)
+def test_every_number_of_a_recipe_may_be_traced(recipe, numbers):
+  params, grads = _problem()
+
+  def two_steps(numbers):
+    optimizer = recipe(**numbers)
+    state, updates = optimizer.init(params), grads
+    for _ in range(2):
+      updates, state = optimizer.update(grads, state, params)
+    return updates
+
+  stacked = jax.tree.map(jnp.float32, numbers, is_leaf=lambda x: isinstance(x, tuple))
+  got = jax.jit(jax.vmap(two_steps))(stacked)
+  injected = optax.inject_hyperparams(recipe)(**{n: jnp.float32(v[1]) for n, v in numbers.items()})
+  state = injected.init(params)
+  for _ in range(2):
+    by_injection, state = jax.jit(injected.update)(grads, state, params)
+  for place in (0, 1):
+    want = two_steps({name: values[place] for name, values in numbers.items()})
+    for module, entries in want.items():
+      for name, value in entries.items():
+        np.testing.assert_allclose(got[module][name][place], value, rtol=1e-4, atol=1e-7)
+        if place == 1:
+          np.testing.assert_allclose(by_injection[module][name], value, rtol=1e-4, atol=1e-7)
+
+
+def test_a_gradient_that_is_none_changes_nothing_for_the_others():
+  params, grads = _problem()
+  optimizer = optim.chain(
+    nfnet_sgd(0.1, weight_decay=0.05), optax.contrib.reduce_on_plateau(0.5, patience=9)
+  )
+  state = optimizer.init(params)
+  whole, _ = optimizer.update(grads, state, params, value=1.0)
+  grads['net/~/conv'] = dict.fromkeys(grads['net/~/conv'])
+  grads['net/~/linear'] = {**grads['net/~/linear'], 'w': None}
+  left, _ = optimizer.update(grads, state, params, value=1.0)
+  assert left['net/~/linear']['w'] is None
+  assert set(left['net/~/conv'].values()) == {None}
+  se = 'net/~/nf_block/~/squeeze_excite/~/linear'
+  for module, name in (
+    (se, 'w'),
+    (se, 'b'),
+    ('net/~/linear', 'b'),
+    ('net/~/nf_block', 'skip_gain'),
+  ):
+    np.testing.assert_allclose(left[module][name], whole[module][name], rtol=1e-6)
+
+
+def test_schedule_of_traced_numbers():
+  numbers = {'peak': 1.5, 'warmup_steps': 0.0, 'total_steps': 40.0, 'floor': 0.25}
+  several = {name: jnp.array([value, value + 0.5]) for name, value in numbers.items()}
+  steps = np.array([0, 1, 10, 39, 60])
+  got = jax.jit(jax.vmap(lambda numbers: warmup_cosine(**numbers)(steps)))(several)
+  for i in (0, 1):
+    want = warmup_cosine(**{name: float(values[i]) for name, values in several.items()})(steps)
+    np.testing.assert_allclose(got[i], want, rtol=1e-5)
+  with pytest.raises(ValueError, match='expected 0 <= warmup_steps'):
+    jax.eval_shape(lambda peak: warmup_cosine(peak=peak, warmup_steps=5, total_steps=5)(0), 1.0)

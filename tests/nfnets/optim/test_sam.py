@@ -1,5 +1,7 @@
 """SAM against two steps by hand on a quadratic."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,56 @@ def test_a_zero_gradient_moves_nothing_and_dtypes_are_kept():
   for key, value in moved.items():
     assert value.dtype == params[key].dtype
     np.testing.assert_array_equal(value, params[key])
+
+
+# 1e-45 is the smallest number of float32; below 1.2e-38, processors take numbers for zeros.
+@pytest.mark.parametrize('size', [1e-45, 1e-42, 1e-38, 1e-30, 1e-21, 1e-5, 1e5, 1e19, 1e30, 3e38])
+def test_the_step_has_length_rho_whatever_the_norm(size):
+  rng = np.random.default_rng(0)
+  grads = {'a': rng.uniform(-1, 1, (3, 4)), 'b': rng.uniform(-1, 1, 5)}
+  grads = {name: (size * value).astype(np.float32) for name, value in grads.items()}
+  grads['b'][0] = size  # so that not all of the smallest are rounded to zero
+  norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in grads.values()))
+  params = jax.tree.map(np.zeros_like, grads)
+  climb = functools.partial(optim.sam.perturb, rho=0.05)
+  on_devices = jax.tree.map(lambda x: x[None], (params, grads))
+  moved = [climb(params, grads), jax.jit(climb)(params, grads)]
+  moved.append(jax.tree.map(lambda x: x[0], jax.pmap(climb)(*on_devices)))
+  for tree in moved:
+    for name, value in tree.items():
+      want = 0.05 * grads[name].astype(np.float64) / norm
+      np.testing.assert_allclose(value, want, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_gradients_of_few_bits(dtype):
+  params = {'a': jnp.zeros(64, dtype), 'b': jnp.zeros((), jnp.float32)}
+  grads = {'a': jnp.full(64, 60000.0, dtype), 'b': jnp.float32(0)}  # of norm 480,000
+  moved = optim.sam.perturb(params, grads, 0.08)
+  assert moved['a'].dtype == dtype
+  np.testing.assert_allclose(moved['a'].astype(np.float32), 0.01, rtol=1e-2)
+
+
+def test_what_is_not_a_number_does_not_hide():
+  params, grads = {'a': jnp.zeros(2), 'b': jnp.zeros(2)}, {'a': jnp.ones(2), 'b': jnp.ones(2)}
+  grads['a'] = grads['a'].at[0].set(jnp.nan)
+  assert all(np.isnan(x).all() for x in optim.sam.perturb(params, grads, 0.05).values())
+
+
+def test_parameters_without_a_gradient_stay_and_other_trees_are_refused():
+  params = {'a': jnp.ones(2), 'b': jnp.zeros(2)}
+  moved = optim.sam.perturb(params, {'a': None, 'b': jnp.array([3.0, 4.0])}, 0.05)
+  np.testing.assert_array_equal(moved['a'], params['a'])
+  np.testing.assert_allclose(moved['b'], [0.03, 0.04], rtol=1e-6)
+  assert optim.sam.perturb(params, {'a': None, 'b': None}, 0.05) is params
+  with pytest.raises(ValueError, match="only the parameters have 'a'"):
+    optim.sam.perturb(params, {'b': jnp.ones(2)}, 0.05)
+
+
+def test_rho_may_be_traced():
+  params, grads = {'a': jnp.zeros(2)}, {'a': jnp.array([3.0, 4.0])}
+  moved = jax.jit(jax.vmap(lambda rho: optim.sam.perturb(params, grads, rho)))(jnp.array([0.05, 1]))
+  np.testing.assert_allclose(moved['a'], [[0.03, 0.04], [0.6, 0.8]], rtol=1e-6)
 
 
 @pytest.mark.parametrize('rho', [0.0, -0.05, float('nan')])
