@@ -1,7 +1,8 @@
 """Every field of a training run, with what it means. Recipes are short differences from this.
 
 A field that is None is derived when the run starts, after flags have overridden other fields
-(`experiments/settings.py` does that), so `--config.model.variant=F3` also changes the image size.
+(`experiments/training/settings.py` does that), so `--config.model.variant=F3` also changes the
+image size.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -99,7 +100,7 @@ def get_config() -> ConfigDict:
   config.data.randaugment_layers = 4  # operations that every picture goes through
   config.data.randaugment_magnitude = config_dict.placeholder(float)  # None: the variant's own
   config.data.autoaugment_policy = 'v0'  # the released code's, or 'paper'
-  # Of the published augmentation, see experiments/augment/randaugment.py; () corrects them all.
+  # Of the published augmentation (experiments/data/augment/randaugment.py); () corrects them all.
   config.data.published_quirks = ('solarize_wraps', 'contrast_by_area', 'enhance_from_tenth')
   # NFNet's; NF-RegNet's is ('augment', 'normalize', 'mix').
   config.data.order = ('mix', 'augment', 'normalize')

@@ -16,8 +16,10 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, compilation_cache, data, distributed, pretrained, settings, steps
-from experiments.batch import Batch
+from experiments import data
+from experiments.data.batch import Batch
+from experiments.runtime import command_line, compilation_cache, processes
+from experiments.training import initial_weights, settings, steps
 from nfnets import weights
 
 _SECONDS_BETWEEN_LINES = 15
@@ -52,7 +54,7 @@ def evaluate(
     now = time.monotonic()
     if now - last_line > _SECONDS_BETWEEN_LINES:
       done = max(int(sums.get('count', 0)) for sums in totals.values())
-      if distributed.is_main():  # standard output may be read by a program
+      if processes.is_main():  # standard output may be read by a program
         line = f'... {done:,} images evaluated, {done / (now - began):.0f} images/s'
         print(line, file=sys.stderr, flush=True)
       last_line = now
@@ -90,13 +92,13 @@ def evaluate_file(config, path: str | pathlib.Path) -> dict[str, float]:
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.model.pretrained = str(path)
-    if pretrained.find_spec(str(path)) is not None:  # the weights say which model they are for
+    if initial_weights.find_spec(str(path)) is not None:  # the weights say which model they are for
       config.model.variant, config.model.spec = '', {}
       for field in ('drop_rate', 'activation'):
         config.model[field] = None
   config = settings.resolve(config)
   info = data.describe(config)
-  loaded = pretrained.load(str(path))
+  loaded = initial_weights.load(str(path))
   num_classes = settings.num_classes(config, info.num_classes)
   network = settings.make_network(config, num_classes)
   images = jax.ShapeDtypeStruct((1, *[config.data.eval_image_size] * 2, 3), jnp.float32)
@@ -119,4 +121,4 @@ def main(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
 if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'The test set.')
   _WEIGHTS = flags.DEFINE_string('weights', None, 'A .safetensors file.', required=True)
-  cli.run(lambda: main(_CONFIG, _WEIGHTS))
+  command_line.run(lambda: main(_CONFIG, _WEIGHTS))

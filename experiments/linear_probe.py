@@ -19,22 +19,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import (
-  checkpoints,
-  data,
-  distributed,
-  evaluate,
-  files,
-  metrics,
-  outcome,
-  predictions,
-  pretrained,
-  settings,
-  sources,
-  steps,
-)
-from experiments.batch import Batch
-from experiments.errors import ConfigError
+from experiments import data, evaluate
+from experiments.data.batch import Batch
+from experiments.data.sources import in_memory
+from experiments.reporting import recording, results
+from experiments.runtime import atomic_files, processes
+from experiments.runtime.errors import ConfigError
+from experiments.training import checkpoints, evaluation, initial_weights, settings, steps
 from nfnets import optim
 
 FEATURES_NAME = 'features.npz'
@@ -70,19 +61,19 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
   optimizer, step_settings = settings.make_optimizer(_of_head_alone(config), plan)
   train_step = steps.make_train_step(probe, optimizer, step_settings)
   state = steps.replicate(steps.init_state(probe, optimizer, config.seed, 1))
-  distributed.say(
+  processes.say(
     f'{config.model.pretrained}: training its classifier, {num_classes} classes, on '
     f'{len(train_set[1]):,} rows of {train_set[0].shape[1]:,} features. {plan.total_steps:,} steps '
     f'of {config.global_batch_size}. Results go to {workdir}.'
   )
-  progress = metrics.Progress(
+  progress = recording.Progress(
     total_steps=plan.total_steps,
     steps_per_epoch=plan.steps_per_epoch,
     images_per_step=config.global_batch_size,
   )
   batches = _train_batches(*train_set, config.global_batch_size, config.seed)
   in_flight: list[Any] = []
-  with metrics.MetricWriter(workdir) as writer:
+  with recording.MetricWriter(workdir) as writer:
     for step in range(1, plan.total_steps + 1):
       state, step_metrics = train_step(state, next(batches))
       in_flight.append(step_metrics)
@@ -91,24 +82,24 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
         values = {name: float(value) for name, value in step_metrics.items()}
         values |= progress.speeds(step)
         writer.write(step, {f'train/{name}': value for name, value in values.items()})
-        distributed.say(
+        processes.say(
           progress.line(step, loss=values['loss'], learning_rate=values['learning_rate'])
         )
     networks = {'': (state.params, {}), '_ema': (state.ema_params, {})}
     test = _test_batches(*test_set, config.data.eval_batch_size)
-    results = evaluate.evaluate(steps.make_eval_step(probe), networks, test)
-    writer.write(plan.total_steps, {f'test/{name}': value for name, value in results.items()})
+    tested = evaluate.evaluate(steps.make_eval_step(probe), networks, test)
+    writer.write(plan.total_steps, {f'test/{name}': value for name, value in tested.items()})
 
   trained = steps.replicate({**params, head: jax.device_get(state.ema_params[head])})
   figures = {
-    **results,
+    **tested,
     'parameters': sum(np.size(x) for x in jax.tree.leaves(params)),
     'trained_parameters': sum(np.size(x) for x in jax.tree.leaves(state.params)),
     'unreadable_training_pictures': info.num_train - len(train_set[1]),
     'steps': plan.total_steps,
     'epochs': plan.total_steps / plan.steps_per_epoch,
   }
-  return outcome.write(
+  return results.write(
     config,
     workdir,
     network,
@@ -125,7 +116,9 @@ def _start(config: ml_collections.ConfigDict, network: hk.TransformedWithState) 
   images = jnp.zeros((1, *[config.data.eval_image_size] * 2, 3))
   init = jax.jit(lambda key: network.init(key, images, is_training=True))
   fresh = jax.device_get(init(jax.random.key(config.seed)))
-  return pretrained.start_from(config.model.pretrained, *fresh, new_head=config.finetune.new_head)
+  return initial_weights.start_from(
+    config.model.pretrained, *fresh, new_head=config.finetune.new_head
+  )
 
 
 def _features(
@@ -141,12 +134,12 @@ def _features(
   if path.exists():
     with np.load(path) as stored:
       if str(stored['key']) == key:
-        distributed.say(f'Using the features in {path}.')
+        processes.say(f'Using the features in {path}.')
         return [(stored[f'{part}_x'], stored[f'{part}_y']) for part in ('train', 'test')]
   sets = []
   for num_examples, of_training_set in ((info.num_train, True), (info.num_test, False)):
-    distributed.say(f'Computing the features of {num_examples:,} pictures.')
-    found = predictions.predict(
+    processes.say(f'Computing the features of {num_examples:,} pictures.')
+    found = evaluation.predict(
       network, *weights, config, num_examples=num_examples, of_training_set=of_training_set
     )
     sets.append((found.pool[found.readable], found.labels[found.readable]))
@@ -157,7 +150,7 @@ def _features(
     with temporary.open('wb') as file:  # given a path, numpy would add a suffix
       np.savez(file, key=key, **arrays)
 
-  files.replace(path, write)
+  atomic_files.replace(path, write)
   return sets
 
 
@@ -182,8 +175,8 @@ def _file_stats(config: ml_collections.ConfigDict) -> list[tuple[str, int, int]]
   if paths and paths[0].is_dir():
     paths += [
       source.root / name
-      for source in sources.open_sources(config)
-      if isinstance(source, sources.FolderSource)
+      for source in in_memory.open_sources(config)
+      if isinstance(source, in_memory.FolderSource)
       for name in source.files.names
     ]
   stats = [(path, path.stat()) for path in paths if path.is_file()]

@@ -11,24 +11,12 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import (
-  checkpoints,
-  cli,
-  compilation_cache,
-  data,
-  distributed,
-  evaluate,
-  faults,
-  linear_probe,
-  metrics,
-  outcome,
-  pretrained,
-  profiling,
-  settings,
-  steps,
-)
-from experiments.batch import Batch
-from experiments.errors import NonFiniteError
+from experiments import data, evaluate, linear_probe
+from experiments.data.batch import Batch
+from experiments.reporting import recording, results
+from experiments.runtime import command_line, compilation_cache, processes, profiling
+from experiments.runtime.errors import NonFiniteError
+from experiments.training import checkpoints, initial_weights, nonfinite, settings, steps
 from nfnets import host_memory
 
 
@@ -56,7 +44,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
   eval_step = steps.make_eval_step(network)
   hosts = {'process_index': jax.process_index(), 'process_count': jax.process_count()}
   num_devices = jax.local_device_count()
-  is_main = distributed.is_main()
+  is_main = processes.is_main()
 
   # ------------------------------------------------------------------ start or resume
   checkpoints.claim_workdir(workdir, config.to_dict())
@@ -66,22 +54,22 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
     checkpoints.Checkpointer(
       workdir, config.keep_checkpoints, config.on_save_failure
     ) as checkpointer,
-    faults.Preemption() as preemption,
+    nonfinite.Preemption() as preemption,
   ):
     restored = checkpointer.restore(like=state)
     if restored is not None:
       state = steps.replicate(restored)
     elif config.model.pretrained:
-      loaded = pretrained.start_from(
+      loaded = initial_weights.start_from(
         config.model.pretrained,
         *jax.device_get((state.params, state.network_state)),
         new_head=config.finetune.new_head,
       )
       state = steps.replicate(steps.with_weights(state, *loaded))
-      distributed.say(f'Starting from the weights of {config.model.pretrained}.')
+      processes.say(f'Starting from the weights of {config.model.pretrained}.')
     start = int(state.step)
     num_params = sum(np.size(x) for x in jax.tree.leaves(state.params))
-    distributed.say(
+    processes.say(
       f'{config.model.variant}: {num_params:,} parameters, {num_classes} classes. '
       f'{info.num_train:,} training and {info.num_test:,} test images of {config.data.source!r} at '
       f'{config.data.image_size} and {config.data.eval_image_size} px. '
@@ -90,7 +78,7 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
       f'{config.compute_dtype}. Results go to {workdir}.'
     )
     if start:
-      distributed.say(f'Resuming at step {start}.')
+      processes.say(f'Resuming at step {start}.')
 
     def evaluate_now(state: steps.TrainState) -> dict[str, float]:
       networks = {
@@ -106,11 +94,11 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
         return
       rate = float(step_metrics['learning_rate'])
       if config.on_nonfinite == 'skip':
-        distributed.say(f'step {step} was left out: its loss or gradient is not finite.')
+        processes.say(f'step {step} was left out: its loss or gradient is not finite.')
         return
       batch = batch._replace(images=layout.restore(batch.images))
-      where = faults.first_nonfinite(network, state.params, state.network_state, batch)
-      files = faults.write_inspection(workdir, step, state.params, batch) if is_main else ()
+      where = nonfinite.first_nonfinite(network, state.params, state.network_state, batch)
+      files = nonfinite.write_inspection(workdir, step, state.params, batch) if is_main else ()
       raise NonFiniteError(
         f'The loss ({float(step_metrics["loss"])}) or gradient of step {step} is not finite, at '
         f'learning rate {rate:.3g}. In its forward pass: {"; ".join(where)}. Its parameters and '
@@ -121,17 +109,17 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
 
     # ---------------------------------------------------------------- the loop
     evaluation_steps = plan.evaluation_steps(config.evaluate_every_epochs)
-    progress = metrics.Progress(
+    progress = recording.Progress(
       total_steps=plan.total_steps,
       steps_per_epoch=plan.steps_per_epoch,
       images_per_step=config.global_batch_size,
       start_step=start,
     )
-    results: dict[str, float] = {}
+    tested: dict[str, float] = {}
     in_flight: list[tuple[int, dict[str, jax.Array], Batch]] = []
     stopped = False
     with (
-      metrics.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
+      recording.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
       data.train_batches(config, start, num_devices, **hosts, layout=layout) as batches,
       profiling.Profile(workdir, config.profile if is_main else '') as profile,
     ):
@@ -152,18 +140,18 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
           if step_settings.sam_rho and step == start + 1:
             seconds = steps.ascent_seconds(network, step_settings, state, batch)
             values['sam_seconds_per_step'] = seconds
-            distributed.say(f'SAM: the ascent takes {seconds:.3g} s of each step.')
+            processes.say(f'SAM: the ascent takes {seconds:.3g} s of each step.')
           writer.write(step, {f'train/{name}': value for name, value in values.items()})
-          distributed.say(
+          processes.say(
             progress.line(step, loss=values['loss'], learning_rate=values['learning_rate'])
           )
         if step in evaluation_steps:
           began = time.monotonic()
-          results = evaluate_now(state)
-          writer.write(step, {f'test/{name}': value for name, value in results.items()})
-          distributed.say(
-            f'step {step}  test top-1 {results["top1"]:.2%}, EMA {results["top1_ema"]:.2%} of '
-            f'{results["count"]} images ({time.monotonic() - began:.1f} s)'
+          tested = evaluate_now(state)
+          writer.write(step, {f'test/{name}': value for name, value in tested.items()})
+          processes.say(
+            f'step {step}  test top-1 {tested["top1"]:.2%}, EMA {tested["top1_ema"]:.2%} of '
+            f'{tested["count"]} images ({time.monotonic() - began:.1f} s)'
           )
           progress.restart(step)
         if step % config.checkpoint_every_steps == 0 or last or stopped:
@@ -174,19 +162,19 @@ def train(config, workdir: pathlib.Path) -> dict[str, float]:
 
     if stopped:
       checkpointer.wait()
-      distributed.say(f'Asked to stop: saved step {step}. The same command goes on from there.')
+      processes.say(f'Asked to stop: saved step {step}. The same command goes on from there.')
       return {}
 
   # -------------------------------------------------------------------- report
-  results = results or evaluate_now(state)
+  tested = tested or evaluate_now(state)
   figures = {
-    **results,
+    **tested,
     'corrupt_training_pictures': len(batches.corrupt),
     'parameters': num_params,
     'steps': plan.total_steps,
     'epochs': plan.total_steps / plan.steps_per_epoch,
   }
-  return outcome.write(
+  return results.write(
     config,
     workdir,
     network,
@@ -202,18 +190,18 @@ def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
   """Trains what the flags say."""
   if config.value.keep_freed_memory and not host_memory.accelerator_is_installed():
     host_memory.keep_freed_memory()
-  distributed.initialize()
+  processes.initialize()
   compilation_cache.enable(config.value.compilation_cache)
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
   try:
     train(config.value, pathlib.Path(workdir.value or f'runs/{name}'))
   except (jax.errors.JaxRuntimeError, ValueError) as error:
-    if not distributed.means_lost_process(error):
+    if not processes.means_lost_process(error):
       raise
-    distributed.die_of_lost_process(error)
+    processes.die_of_lost_process(error)
 
 
 if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'What to train.')
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go. Default: runs/<config name>.')
-  cli.run(lambda: main(_CONFIG, _WORKDIR))
+  command_line.run(lambda: main(_CONFIG, _WORKDIR))

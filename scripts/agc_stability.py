@@ -22,8 +22,10 @@ import optax
 from matplotlib.figure import Figure
 
 from configs import digits
-from experiments import data, figures, settings, steps
-from experiments.batch import Batch
+from experiments import data
+from experiments.data.batch import Batch
+from experiments.reporting import plot_style
+from experiments.training import settings, steps
 from nfnets import optim
 
 BATCHES = (32, 128, 256)  # of 1,437 pictures; larger ones have too few steps to train at all
@@ -158,8 +160,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
   figure = Figure(figsize=(3.1 * (len(batches) + 1), 3.8), dpi=110, layout='constrained')
   *panels, last = figure.subplots(1, len(batches) + 1)
   kinds = (
-    (True, 'o-', figures.BLUE, 'with AGC'),
-    (False, 's--', figures.VERMILION, 'without AGC'),
+    (True, 'o-', plot_style.BLUE, 'with AGC'),
+    (False, 's--', plot_style.VERMILION, 'without AGC'),
   )
   for axes, batch in zip(panels, batches, strict=True):
     for clipped, style, colour, label in kinds:
@@ -192,7 +194,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.set_xscale('log', base=2)
     axes.set_xticks(rates[::2], [f'{rate:g}' for rate in rates[::2]])
   for axes in (*panels, last):
-    figures.tidy(axes)
+    plot_style.tidy(axes)
   return figure
 
 

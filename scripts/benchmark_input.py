@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 
 from configs import base
 from experiments import data
-from experiments.errors import DataError
+from experiments.runtime.errors import DataError
 
 RECIPES = ('plain', 'randaugment', 'published')  # what timm has no like of is left out for it
 BATCH = 32

@@ -23,8 +23,10 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from experiments import cli, data, settings
+from experiments import data
 from experiments.pods import chips, plan
+from experiments.runtime import command_line
+from experiments.training import settings
 
 GIB = 2**30
 SMALLER = (
@@ -195,4 +197,4 @@ if __name__ == '__main__':
   flags.DEFINE_bool('largest', False, 'Find the largest batch that fits, by compiling.')
   flags.DEFINE_integer('multiple', 8, 'Of what the largest batch per device is a multiple.')
   flags.DEFINE_string('sweep', None, 'Draw memory and time against the batch: a PNG file.')
-  cli.run(main)
+  command_line.run(main)

@@ -16,8 +16,10 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, data, settings
-from experiments.batch import Batch
+from experiments import data
+from experiments.data.batch import Batch
+from experiments.runtime import command_line
+from experiments.training import settings
 from nfnets import images
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'Whose batch to draw.')
@@ -106,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  command_line.run(main)

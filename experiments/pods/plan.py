@@ -9,10 +9,10 @@ from importlib import metadata
 
 import ml_collections
 
-from experiments.errors import ConfigError
 from experiments.pods import program
 from experiments.pods.chips import Topology, all_reduce_seconds
 from experiments.pods.costs import Costs
+from experiments.runtime.errors import ConfigError
 from nfnets.weights import download
 
 # [NFNet] (arXiv 2102.06171) table 3: milliseconds of a training step on TPUv3, 32 images per core.
@@ -23,12 +23,12 @@ PUBLISHED_MS = {
 # What the compiled program follows from, beside the config.
 _SOURCES = (
   'nfnets',
-  'experiments/batch.py',
-  'experiments/gradients.py',
+  'experiments/data/batch.py',
   'experiments/pods',
-  'experiments/settings.py',
-  'experiments/statistics.py',
-  'experiments/steps.py',
+  'experiments/training/gradients.py',
+  'experiments/training/settings.py',
+  'experiments/training/step_metrics.py',
+  'experiments/training/steps.py',
 )
 
 

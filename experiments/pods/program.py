@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import settings, steps
-from experiments.batch import Batch, ImageLayout
-from experiments.errors import ConfigError
+from experiments.data.batch import Batch, ImageLayout
 from experiments.pods import costs
 from experiments.pods.chips import Topology
+from experiments.runtime.errors import ConfigError
+from experiments.training import settings, steps
 from nfnets import conv, stem
 
 Say = Callable[[str], None]

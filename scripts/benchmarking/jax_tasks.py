@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from configs import base
-from experiments import gradients, settings, steps
-from experiments.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.training import gradients, settings, steps
 
 NUM_CLASSES = 1000
 _IMAGES = 1_281_167  # an epoch, for the schedule; the speed of a step does not depend on it

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import ml_collections
 
 from benchmarking import jax_tasks, serving
-from experiments import settings, steps
-from experiments.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.training import settings, steps
 from nfnets import baselines, conv, stem, weights, zoo
 
 

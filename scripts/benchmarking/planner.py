@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarking import jax_tasks, serving
-from experiments import settings
+from experiments.training import settings
 from nfnets import baselines, deploy, flops, stem, weights, zoo
 from nfnets.spec import ModelSpec
 

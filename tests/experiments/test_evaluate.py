@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from experiments import evaluate
-from experiments.batch import Batch
+from experiments.data.batch import Batch
 
 
 def batches(*masks):

@@ -11,9 +11,11 @@ from sklearn.datasets import load_digits
 
 import nfnets
 from configs import digits, finetune
-from experiments import evaluate, linear_probe, metrics, mistakes, pretrained, settings, train
-from experiments.errors import ConfigError
-from experiments.predictions import Predictions
+from experiments import evaluate, linear_probe, train
+from experiments.reporting import confusion, recording
+from experiments.runtime.errors import ConfigError
+from experiments.training import initial_weights, settings
+from experiments.training.evaluation import Predictions
 from nfnets import weights
 
 # One block: most of the time is compilation.
@@ -128,7 +130,7 @@ def test_the_report_shows_what_is_confused_and_the_worst_mistakes(tuned):
 
 
 def test_what_is_watched(tuned):
-  series = metrics.read_csv(tuned)
+  series = recording.read_csv(tuned)
   for name in ('sam_seconds_per_step', 'ascent_loss', 'gradient_norm', 'images_per_second'):
     assert np.all(series[f'train/{name}'].values > 0), name
   # The stem is frozen, so it is not counted.
@@ -191,7 +193,7 @@ def test_the_variant_follows_from_the_weights(make_config, trunk):
   assert settings.model_spec(config) == SPEC.replace(drop_rate=0.25, stochdepth_rate=0.1)
   assert config.data.image_size == 16
   assert settings.resolve(config) == config
-  assert pretrained.find_spec('F1') == nfnets.zoo.get_spec('F1')
+  assert initial_weights.find_spec('F1') == nfnets.zoo.get_spec('F1')
 
 
 @pytest.mark.parametrize(
@@ -219,8 +221,8 @@ def test_weights_of_another_number_of_classes_keep_their_head_only_if_it_fits(tr
   params, _ = weights.load(trunk)
   wider = {**params, HEAD: {'w': np.zeros((32, 7), np.float32), 'b': np.zeros(7, np.float32)}}
   with pytest.raises(ConfigError, match='knows 5 classes and the run has 7: set finetune.new_head'):
-    pretrained.start_from(str(trunk), wider, {}, new_head=False)
-  loaded, _ = pretrained.start_from(str(trunk), params, {}, new_head=False)
+    initial_weights.start_from(str(trunk), wider, {}, new_head=False)
+  loaded, _ = initial_weights.start_from(str(trunk), params, {}, new_head=False)
   np.testing.assert_array_equal(loaded[HEAD]['w'], params[HEAD]['w'])
 
 
@@ -229,8 +231,8 @@ def test_confusion_and_worst_mistakes_by_hand():
   labels = np.array([0, 0, 1, 1, 0], np.int32)
   readable = np.array([True, True, True, True, False])
   found = Predictions(probabilities, np.zeros((5, 1)), labels, readable)
-  np.testing.assert_array_equal(mistakes.confusion_matrix(found), [[1, 1], [2, 0]])
-  worst = mistakes.worst(found, count=2)
+  np.testing.assert_array_equal(confusion.confusion_matrix(found), [[1, 1], [2, 0]])
+  worst = confusion.worst(found, count=2)
   assert [(m.index, m.label, m.predicted) for m in worst] == [(1, 0, 1), (2, 1, 0)]
   assert worst[0].probability == pytest.approx(0.8)
   assert worst[0].label_probability == pytest.approx(0.2)

@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 
 from configs import nfnet_imagenet
-from experiments import settings
 from experiments.pods import chips, costs, plan
+from experiments.training import settings
 
 GIB = 2**30
 
