@@ -47,7 +47,7 @@ def ours(folder: str, size: int, recipe: str, magnitude: float, resize: str = 'e
     'randaugment_magnitude': magnitude,
     'mixing': 'mixup_cutmix' if recipe == 'published' else 'none',
   })  # fmt: skip
-  return data.train_batches(config, 0, num_devices=1)
+  return data.train_batches(data.DataSettings.from_config(config), 0, num_devices=1)
 
 
 def timms(

@@ -34,6 +34,8 @@ class ImageLayout(NamedTuple):
 
   def restore(self, images: np.ndarray) -> np.ndarray:
     """Returns images [..., *shape] of this layout as [..., H, W, 3] float32."""
+    if self.block == 1:
+      return np.asarray(images, np.float32)
     *lead, height, width, channels = images.shape
     flat = np.asarray(images, np.float32).reshape(-1, height, width, channels)
     restored = stem.unpack(flat, self.block)

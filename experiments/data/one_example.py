@@ -4,10 +4,10 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from experiments.data.augment import chain, crop
-from experiments.data.sources.in_memory import ReadError, Source
+from experiments.data.settings import DataSettings
+from experiments.data.sources.source import ReadError, Source
 from experiments.runtime.errors import DataError
 from nfnets import images, inference
 
@@ -73,18 +73,18 @@ def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
   return image, label
 
 
-def make_chain(data: ConfigDict) -> chain.Chain:
-  """Returns the last steps that `config.data` declares; raises DataError for a bad field."""
-  magnitude = data.randaugment_magnitude
+def make_chain(settings: DataSettings) -> chain.Chain:
+  """Returns the last steps that the settings declare; raises DataError for a bad field."""
+  magnitude = settings.randaugment_magnitude
   try:
     return chain.Chain(
-      order=tuple(data.order),
-      policy=data.augment,
-      layers=data.randaugment_layers,
+      order=settings.order,
+      policy=settings.augment,
+      layers=settings.randaugment_layers,
       magnitude=np.nan if magnitude is None else magnitude,  # unset is refused where it is needed
-      autoaugment_policy=data.autoaugment_policy,
-      quirks=tuple(data.published_quirks),
-      mixup_alpha=data.mixup_alpha,
+      autoaugment_policy=settings.autoaugment_policy,
+      quirks=settings.published_quirks,
+      mixup_alpha=settings.mixup_alpha,
     )
   except ValueError as error:
     raise DataError(f'data.{error}') from None
@@ -106,22 +106,26 @@ class TrainExample:
   max_unreadable: int  # gives up after so many in a row: more than the run accepts
 
   @classmethod
-  def from_config(cls, source: Source, data: ConfigDict, max_unreadable: int) -> 'TrainExample':
-    """Takes the fields from `config.data`; raises DataError for a bad one."""
-    if data.crop not in CROPS:
-      raise DataError(f'unknown data.crop {data.crop!r}; choose one of {", ".join(CROPS)}')
-    if data.resize not in RESIZES:
-      raise DataError(f'unknown data.resize {data.resize!r}; choose one of {", ".join(RESIZES)}')
+  def from_settings(
+    cls, source: Source, settings: DataSettings, max_unreadable: int
+  ) -> 'TrainExample':
+    """Takes the fields that it needs; raises DataError for a bad one."""
+    if settings.crop not in CROPS:
+      raise DataError(f'unknown data.crop {settings.crop!r}; choose one of {", ".join(CROPS)}')
+    if settings.resize not in RESIZES:
+      raise DataError(
+        f'unknown data.resize {settings.resize!r}; choose one of {", ".join(RESIZES)}'
+      )
     return cls(
       source=source,
-      image_size=data.image_size,
-      resize=data.resize,
-      crop=data.crop,
-      crop_area=tuple(data.crop_area),
-      crop_aspect=tuple(data.crop_aspect),
-      shift_fraction=data.shift_fraction,
-      flip=data.flip,
-      chain=make_chain(data),
+      image_size=settings.image_size,
+      resize=settings.resize,
+      crop=settings.crop,
+      crop_area=settings.crop_area,
+      crop_aspect=settings.crop_aspect,
+      shift_fraction=settings.shift_fraction,
+      flip=settings.flip,
+      chain=make_chain(settings),
       max_unreadable=max_unreadable,
     )
 
@@ -196,13 +200,13 @@ class EvaluationExample:
   mode: str
 
   @classmethod
-  def from_config(cls, source: Source, data: ConfigDict) -> 'EvaluationExample':
-    """Takes the fields from `config.data`; raises DataError for an unknown `data.eval_mode`."""
-    if data.eval_mode not in inference.EVALUATION_MODES:
+  def from_settings(cls, source: Source, settings: DataSettings) -> 'EvaluationExample':
+    """Takes the fields that it needs; raises DataError for an unknown `data.eval_mode`."""
+    if settings.eval_mode not in inference.EVALUATION_MODES:
       raise DataError(
-        f'unknown data.eval_mode {data.eval_mode!r}; choose one of {inference.EVALUATION_MODES}'
+        f'unknown data.eval_mode {settings.eval_mode!r}; choose one of {inference.EVALUATION_MODES}'
       )
-    return cls(source, data.eval_image_size, data.eval_mode)
+    return cls(source, settings.eval_image_size, settings.eval_mode)
 
   def __call__(self, index: int, out: np.ndarray) -> Made:
     """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3]."""

@@ -1,10 +1,10 @@
-"""The input pipeline: a configuration -> batches.
+"""The input pipeline: settings -> batches.
 
 Batch k of a run is a function of (seed, k) alone: not of the number of workers or threads, nor of
 where a run was interrupted. So the step number is the whole state of the input, and starting at a
 step reads nothing of what came before.
 
-With `config.data.num_workers > 0` the program that calls this must be importable without side
+With `num_workers > 0` the program that calls this must be importable without side
 effects (`if __name__ == '__main__':`), because Grain starts its workers as fresh processes.
 """
 
@@ -14,11 +14,10 @@ from typing import NamedTuple, Self
 import grain
 import numpy as np
 from absl import flags, logging
-from ml_collections import ConfigDict
 
-from experiments.data import collate, one_example
+from experiments.data import collate, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
-from experiments.data.sources import in_memory
+from experiments.data.settings import DataSettings
 from experiments.runtime.errors import DataError
 
 _BATCHES_AHEAD = 2  # made while the device works, in each process
@@ -33,19 +32,19 @@ class DatasetInfo(NamedTuple):
   class_names: tuple[str, ...]
 
 
-def describe(config: ConfigDict) -> DatasetInfo:
+def describe(settings: DataSettings) -> DatasetInfo:
   """Looks at the data set without decoding any picture.
 
   Args:
-    config: resolved configuration; only `config.data` is used.
+    settings: of the data.
 
   Raises:
     DataError: the source is unknown, what it needs is missing, or a field of `config.data` has a
       value that no run can use.
   """
-  train, test = in_memory.open_sources(config)
-  _make_train_batch(train, config.data, num_devices=1)  # checks the fields before a run starts
-  one_example.EvaluationExample.from_config(test, config.data)
+  train, test = sources.open_sources(settings)
+  _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
+  one_example.EvaluationExample.from_settings(test, settings)
   return DatasetInfo(len(train), len(test), len(train.class_names), train.class_names)
 
 
@@ -66,7 +65,7 @@ class Batches(Iterator[Batch]):
     """Returns the next batch.
 
     Raises:
-      DataError: more pictures are unreadable than `config.data.max_corrupt_fraction` allows.
+      DataError: more pictures are unreadable than `data.max_corrupt_fraction` allows.
     """
     batch, unreadable = next(self._elements)
     for name, reason in unreadable:
@@ -93,7 +92,7 @@ class Batches(Iterator[Batch]):
 
 
 def train_batches(
-  config: ConfigDict,
+  settings: DataSettings,
   start_step: int,
   num_devices: int,
   process_index: int = 0,
@@ -106,12 +105,12 @@ def train_batches(
   span two epochs. An unreadable picture is replaced by the next readable one of its source.
 
   Args:
-    config: resolved configuration; `seed`, `global_batch_size` and `data` are used.
+    settings: of the data.
     start_step: number of the first batch.
     num_devices: local devices of this host.
     process_index: number of this host.
     process_count: number of hosts; each takes every process_count-th example.
-    layout: of the images, as the step was built for it (`settings.image_layout`).
+    layout: of the images, as the train step was built for it.
 
   Returns:
     Iterator of Batch with B = global_batch_size / (process_count * num_devices).
@@ -119,29 +118,29 @@ def train_batches(
   Raises:
     DataError: the data are not as the configuration says, or the batch does not divide.
   """
-  source, _ = in_memory.open_sources(config)
+  source, _ = sources.open_sources(settings)
   host_batch = _host_batch(
-    'global_batch_size', config.global_batch_size, num_devices, process_count
+    'global_batch_size', settings.global_batch_size, num_devices, process_count
   )
-  if config.data.mixing != 'none' and config.data.mix_pairing == 'within_batch' and host_batch < 2:
+  if settings.mixing != 'none' and settings.mix_pairing == 'within_batch' and host_batch < 2:
     raise DataError(
       'a batch of 1 cannot be mixed within itself; raise global_batch_size, or set '
       "data.mix_pairing to 'second_image'"
     )
   dataset = (
     grain.experimental.ZipMapDataset([
-      _shuffled(len(source), config.seed),
+      _shuffled(len(source), settings.seed),
       # The pictures to mix with: every one once an epoch as well, in an order of their own.
-      _shuffled(len(source), int(np.random.SeedSequence([config.seed, 1]).generate_state(1)[0])),
+      _shuffled(len(source), int(np.random.SeedSequence([settings.seed, 1]).generate_state(1)[0])),
     ])
-    .seed(config.seed)
+    .seed(settings.seed)
     .random_map(one_example.draw)
     .slice(slice(process_index, None, process_count))
     .batch(host_batch, batch_fn=list)
     .slice(slice(start_step, None))
-    .map(_make_train_batch(source, config.data, num_devices, layout))
+    .map(_make_train_batch(source, settings, num_devices, layout))
   )  # fmt: skip
-  return _iterate(dataset, config, len(source))
+  return _iterate(dataset, settings, len(source))
 
 
 def _shuffled(size: int, seed: int) -> grain.MapDataset:
@@ -150,17 +149,20 @@ def _shuffled(size: int, seed: int) -> grain.MapDataset:
 
 
 def _make_train_batch(
-  source: in_memory.Source, data: ConfigDict, num_devices: int, layout: ImageLayout = NATURAL_LAYOUT
+  source: sources.Source,
+  settings: DataSettings,
+  num_devices: int,
+  layout: ImageLayout = NATURAL_LAYOUT,
 ) -> collate.TrainBatch:
-  max_unreadable = min(int(data.max_corrupt_fraction * len(source)) + 1, len(source))
-  example = one_example.TrainExample.from_config(source, data, max_unreadable)
+  max_unreadable = min(int(settings.max_corrupt_fraction * len(source)) + 1, len(source))
+  example = one_example.TrainExample.from_settings(source, settings, max_unreadable)
   return collate.TrainBatch(
-    example, data.mixing, data.mix_pairing, num_devices, data.num_threads, layout
+    example, settings.mixing, settings.mix_pairing, num_devices, settings.num_threads, layout
   )
 
 
 def test_batches(
-  config: ConfigDict,
+  settings: DataSettings,
   num_devices: int,
   process_index: int = 0,  # noqa: PT028 (not a test)
   process_count: int = 1,  # noqa: PT028
@@ -172,7 +174,7 @@ def test_batches(
   as the others.
 
   Args:
-    config: resolved configuration; `data` is used.
+    settings: of the data.
     num_devices: local devices of this host.
     process_index: number of this host.
     process_count: number of hosts; each takes every process_count-th example.
@@ -184,18 +186,18 @@ def test_batches(
   Raises:
     DataError: the data are not as the configuration says, or the batch does not divide.
   """
-  train, test = in_memory.open_sources(config)
+  train, test = sources.open_sources(settings)
   source = train if of_training_set else test
-  size = config.data.eval_batch_size
+  size = settings.eval_batch_size
   host_batch = _host_batch('data.eval_batch_size', size, num_devices, process_count)
-  make_example = one_example.EvaluationExample.from_config(source, config.data)
+  make_example = one_example.EvaluationExample.from_settings(source, settings)
   dataset = (
     grain.MapDataset.range(-(-len(source) // size) * size)  # indices past the end are padding
     .slice(slice(process_index, None, process_count))
     .batch(host_batch, batch_fn=list)
-    .map(collate.TestBatch(make_example, num_devices, config.data.num_threads))
+    .map(collate.TestBatch(make_example, num_devices, settings.num_threads))
   )
-  return _iterate(dataset, config, len(source))
+  return _iterate(dataset, settings, len(source))
 
 
 def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> int:
@@ -207,15 +209,15 @@ def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> 
   return size // process_count
 
 
-def _iterate(dataset: grain.MapDataset, config: ConfigDict, num_examples: int) -> Batches:
+def _iterate(dataset: grain.MapDataset, settings: DataSettings, num_examples: int) -> Batches:
   # One thread makes batches in order; assemble spreads the examples of each over its own threads.
   elements = dataset.to_iter_dataset(
     grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
   )
-  if config.data.num_workers > 0:
+  if settings.num_workers > 0:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads its debug flags when it starts a worker
     elements = elements.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=config.data.num_workers, per_worker_buffer_size=1)
+      grain.MultiprocessingOptions(num_workers=settings.num_workers, per_worker_buffer_size=1)
     )
-  return Batches(elements, num_examples, config.data.max_corrupt_fraction)
+  return Batches(elements, num_examples, settings.max_corrupt_fraction)

@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.data import one_example
-from experiments.data.sources import in_memory
+from experiments.data import DataSettings, one_example, sources
 from experiments.runtime import atomic_files
 from experiments.training.evaluation import Predictions
 from nfnets import images
@@ -64,7 +62,7 @@ def worst(predictions: Predictions, count: int = _NUM_WORST) -> list[Mistake]:
 def write(
   workdir: str | os.PathLike,
   predictions: Predictions,
-  config: ml_collections.ConfigDict,
+  settings: DataSettings,
   class_names: tuple[str, ...],
 ) -> tuple[list[Path], list[dict[str, Any]]]:
   """Draws `confusion.png` and, if there is any mistake, `mistakes.png` into a run's folder.
@@ -72,7 +70,7 @@ def write(
   Args:
     workdir: the run's folder.
     predictions: of the test set.
-    config: resolved; `data` says where the pictures are.
+    settings: say where the pictures are.
     class_names: one for each of the K classes.
 
   Returns:
@@ -83,7 +81,7 @@ def write(
   written = [
     atomic_files.replace(workdir / CONFUSION_NAME, lambda p: figure.savefig(p, format='png'))
   ]
-  _, source = in_memory.open_sources(config)
+  _, source = sources.open_sources(settings)
   found = worst(predictions)
   listed = [
     {
@@ -96,7 +94,7 @@ def write(
     for m in found
   ]
   if found:
-    pictures = _pictures(source, config, [m.index for m in found])
+    pictures = _pictures(source, settings, [m.index for m in found])
     sheet = draw_mistakes(pictures, listed, wrong=int(_num_wrong(predictions)))
     place = workdir / MISTAKES_NAME
     written.append(atomic_files.replace(place, lambda p: sheet.savefig(p, format='png')))
@@ -162,11 +160,11 @@ def _num_wrong(predictions: Predictions) -> int:
 
 
 def _pictures(
-  source: in_memory.Source, config: ml_collections.ConfigDict, indices: list[int]
+  source: sources.Source, settings: DataSettings, indices: list[int]
 ) -> list[np.ndarray]:
   """The pictures as the network gets them, brought back to uint8 [H, W, 3]."""
-  make = one_example.EvaluationExample.from_config(source, config.data)
-  size = config.data.eval_image_size
+  make = one_example.EvaluationExample.from_settings(source, settings)
+  size = settings.eval_image_size
   pixels = np.empty((len(indices), size, size, 3), np.float32)
   for index, out in zip(indices, pixels, strict=True):
     make(index, out)

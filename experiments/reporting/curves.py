@@ -1,11 +1,7 @@
-"""The final figures of a run (`report.json`) and its curves (`curves.png`)."""
+"""The curves of a run: what `metrics.csv` holds, drawn."""
 
-import json
-import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,10 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.reporting import plot_style, recording
-from experiments.runtime import atomic_files
-
-REPORT_NAME = 'report.json'
-CURVES_NAME = 'curves.png'
 
 # From dark to light, as viridis, with the depth of the stage.
 _STAGES = ('#440154', '#3B528B', '#21918C', '#5EC962', '#A8C526', '#C9A800')
@@ -78,43 +70,6 @@ PANELS = (
 )
 
 
-def write_report(
-  workdir: str | os.PathLike,
-  summary: Mapping[str, Any],
-  *,
-  steps_per_epoch: float | None = None,
-  title: str = '',
-) -> tuple[Path, Path]:
-  """Writes `report.json` and, from the run's `metrics.csv`, `curves.png` into workdir.
-
-  The metrics drawn are those of `PANELS`; accuracies and shares are fractions of 1 in the file and
-  percentages in the picture. Both files are replaced in one move.
-
-  Args:
-    workdir: the run's folder.
-    summary: final figures; numbers, text, lists and mappings, numpy and JAX scalars included.
-      A NaN or an infinity becomes null.
-    steps_per_epoch: draws over epochs; None draws over steps.
-    title: a line above the curves, e.g. the variant and the data set.
-
-  Returns:
-    The paths of the report and of the picture.
-
-  Raises:
-    FileNotFoundError: if there is no `metrics.csv`.
-    ValueError: if `metrics.csv` is damaged.
-    TypeError: if summary holds something that JSON cannot.
-  """
-  workdir = Path(workdir)
-  text = json.dumps(_plain(summary), indent=2, allow_nan=False) + '\n'
-  report = atomic_files.replace(
-    workdir / REPORT_NAME, lambda p: p.write_text(text, encoding='utf-8')
-  )
-  figure = draw_curves(recording.read_csv(workdir), steps_per_epoch=steps_per_epoch, title=title)
-  curves = atomic_files.replace(workdir / CURVES_NAME, lambda p: figure.savefig(p, format='png'))
-  return report, curves
-
-
 def draw_curves(
   series: Mapping[str, recording.Series], *, steps_per_epoch: float | None = None, title: str = ''
 ) -> Figure:
@@ -174,16 +129,3 @@ def _draw_panel(
   else:
     axes.set_yticks([])
     axes.text(0.5, 0.5, 'not recorded', transform=axes.transAxes, ha='center', color='0.45')
-
-
-def _plain(value: Any) -> Any:
-  """JSON's own types: numpy and JAX numbers become Python's, numbers that are not finite None."""
-  if isinstance(value, Mapping):
-    return {str(key): _plain(entry) for key, entry in value.items()}
-  if isinstance(value, list | tuple):
-    return [_plain(entry) for entry in value]
-  if hasattr(value, 'tolist'):
-    return _plain(value.tolist())
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value

@@ -57,6 +57,15 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
+def share() -> dict[str, int]:
+  """This process's share of every batch, as `experiments.data` takes it."""
+  return {
+    'num_devices': jax.local_device_count(),
+    'process_index': jax.process_index(),
+    'process_count': jax.process_count(),
+  }
+
+
 def say(line: str) -> None:
   """Prints a line from the main process alone."""
   if is_main():

@@ -1,11 +1,10 @@
 """Saving and restoring a train state with Orbax: atomic, checked, independent of the devices.
 
-A work directory holds `config.json` (what the run computes) and `checkpoints/<step>/`.
+They lie in `checkpoints/<step>/` of a work directory.
 """
 
 import contextlib
 import errno
-import json
 import os
 import pathlib
 import shutil
@@ -20,43 +19,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from experiments.runtime import atomic_files
 from experiments.runtime.errors import CheckpointError
-from experiments.training import settings
 from experiments.training.steps import TrainState
 
 _FILES_OF_A_CHECKPOINT = 2**20  # bytes of Orbax's own files and of partly filled blocks
-
-
-def claim_workdir(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """Makes the directory this run's, or checks that it already is.
-
-  Raises:
-    CheckpointError: it belongs to a run of another config, or to something else.
-  """
-  path = workdir / 'config.json'
-  config = json.loads(json.dumps(config))  # tuples become lists, as they come back from the file
-  if path.exists():
-    try:
-      existing = json.loads(path.read_text())
-    except ValueError as error:
-      raise CheckpointError(
-        f'{path} is not readable as JSON ({error}): use another --workdir, or delete this one.'
-      ) from error
-    changed = settings.differences(existing, config)
-    if changed:
-      raise CheckpointError(
-        f'{workdir} holds a run of another config ({"; ".join(changed[:5])}'
-        f'{"; ..." if len(changed) > 5 else ""}): use another --workdir, or delete this one.'
-      )
-    return
-  if (workdir / 'checkpoints').exists():
-    raise CheckpointError(
-      f'{workdir} has checkpoints but no config.json, so it is not a run of this program: '
-      'use another --workdir.'
-    )
-  workdir.mkdir(parents=True, exist_ok=True)
-  atomic_files.replace(path, lambda p: p.write_text(json.dumps(config, indent=2) + '\n'))
 
 
 class Checkpointer:

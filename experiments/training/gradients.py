@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from experiments.data.batch import Batch
+from experiments.data import Batch
 from nfnets import backbone, optim, stem
 
 # (params, network_state, key, batch [B, ...]) -> (gradients, (metrics, network_state))
@@ -35,7 +35,9 @@ class StepSettings:
   frozen: tuple[str, ...] = ()  # prefixes of parameters, as in `nfnets.optim.by_layer`
   stage_depths: tuple[int, ...] | None = None  # blocks of each stage, for the clipped share
   remat: tuple[int, ...] = ()  # stages that the gradient computes again instead of keeping them
-  packed_stem: str = 'auto'  # as `nfnets.stem.packing`; 'auto' leaves it to the caller's context
+  stem_space_to_depth: str = (
+    'auto'  # as `nfnets.stem.packing`; 'auto' leaves it to the caller's context
+  )
   image_block: int = 1  # of the batch's ImageLayout
 
 
@@ -162,7 +164,7 @@ def _make_loss(network: hk.TransformedWithState, settings: StepSettings):
   The parameters are of the compute dtype.
   """
   compute_dtype = jnp.dtype(settings.compute_dtype)
-  chosen = settings.packed_stem
+  chosen = settings.stem_space_to_depth
 
   def loss_fn(params, network_state, key, batch: Batch):
     if settings.frozen:

@@ -1,18 +1,13 @@
 """Where a run starts from when it does not start from nothing: a file of weights and its model."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from experiments.runtime.errors import ConfigError
 from nfnets import baselines, list_models, optim, weights, zoo
-
-# What a recipe may choose for weights that were trained otherwise.
-_FREE_FIELDS = ('drop_rate', 'stochdepth_rate', 'train_size', 'test_size', 'augment_magnitude')
 
 
 def find_spec(name: str) -> zoo.AnySpec | None:
@@ -50,37 +45,6 @@ def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
   return weights.load_pretrained(name).params, {}
 
 
-def adopt_model(config: ml_collections.ConfigDict) -> None:
-  """Makes `config.model` (unlocked) describe the model of `config.model.pretrained`.
-
-  Raises:
-    ConfigError: the config names another model, or the weights do not say which one they are for.
-    ValueError: as `find_spec`.
-  """
-  model = config.model
-  spec = find_spec(model.pretrained)
-  if spec is None:
-    if model.variant:
-      return
-    raise ConfigError(
-      f'{model.pretrained} does not say which model it is for: set model.variant (or '
-      "model.variant='custom' with model.spec), or save it with its spec."
-    )
-  if model.variant:
-    named = model.spec.to_dict() if model.variant == 'custom' else None
-    said = zoo.get_spec(model.variant) if named is None else zoo.spec_from_dict(named)
-    if _architecture(said) != _architecture(spec):
-      raise ConfigError(
-        f'{model.pretrained} holds another model than model.variant={model.variant!r}: set '
-        "model.variant='' (and no model.spec), then the weights say what they are."
-      )
-    return
-  same = (name for name in list_models() if zoo.get_spec(name) == spec)
-  model.variant = next(same, 'custom')
-  if model.variant == 'custom':
-    model.spec = ml_collections.ConfigDict(spec.to_dict())
-
-
 def start_from(
   name: str, params: Mapping[str, Any], network_state: Mapping[str, Any], *, new_head: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -109,8 +73,3 @@ def start_from(
       f'{np.size(params[head]["b"])}: set finetune.new_head=True for a new classifier.'
     )
   return weights.merge(params, loaded), weights.merge(network_state, loaded_state)
-
-
-def _architecture(spec: zoo.AnySpec) -> dict[str, Any]:
-  """The fields that decide what the weights mean."""
-  return {k: v for k, v in dataclasses.asdict(spec).items() if k not in _FREE_FIELDS}

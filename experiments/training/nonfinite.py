@@ -1,54 +1,76 @@
-"""What a long run has to survive: being asked to stop, and numbers that are not finite."""
+"""Losses and gradients that are not finite: what a run does about them, and where they came from.
 
-import os
+The step itself leaves a broken update out (`steps.make_train_step`) and says so in its metrics.
+"""
+
+import dataclasses
 import pathlib
-import signal
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from experiments.data.batch import Batch
+from experiments.data import Batch, ImageLayout
+from experiments.runtime import processes
+from experiments.runtime.errors import NonFiniteError
+from experiments.training.steps import TrainState
 from nfnets import stem, weights
 
+CHOICES = ('stop', 'skip')
 
-class Preemption:
-  """Notices SIGTERM, so that the loop can save at the next step boundary. A context manager.
 
-  A second signal ends the process at once.
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """What a run does about a broken step: it stops and leaves what a person needs, or goes on.
+
+  Attributes:
+    choice: one of CHOICES.
+    workdir: takes the parameters and the batch of the step that ends the run.
+    network: the network's pure functions.
+    layout: of the images in the batches.
   """
 
-  def __init__(self):
-    """Nothing is installed before the context is entered."""
-    self._signalled = False
+  choice: str
+  workdir: pathlib.Path
+  network: hk.TransformedWithState
+  layout: ImageLayout
 
-  def __enter__(self) -> Self:
-    """Installs the handler."""
-    # With several processes JAX's own notifier has to see the signal, for all to stop at one step.
-    self._previous = None
-    if jax.process_count() == 1:
-      self._previous = signal.signal(signal.SIGTERM, self._handle)
-    return self
+  def check(
+    self, step: int, step_metrics: dict[str, jax.Array], batch: Batch, state: TrainState
+  ) -> None:
+    """Looks at a finished step; all processes must.
 
-  def __exit__(self, *_: object) -> None:
-    """Puts the earlier handler back."""
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
+    Args:
+      step: its number, from 1.
+      step_metrics: as the train step returned them.
+      batch: that it was given.
+      state: the newest one, whose parameters a broken step leaves as they were.
 
-  def _handle(self, number: int, frame: FrameType | None) -> None:
-    if self._signalled:
-      os._exit(128 + number)
-    self._signalled = True
-
-  def requested(self, step: int) -> bool:
-    """Whether to stop after `step`; every process gets the same answer for the same step."""
-    if jax.process_count() == 1:
-      return self._signalled
-    return multihost_utils.reached_preemption_sync_point(step)
+    Raises:
+      NonFiniteError: the step broke, and the choice is 'stop'.
+    """
+    if not step_metrics['nonfinite']:
+      return
+    if self.choice == 'skip':
+      processes.say(f'step {step} was left out: its loss or gradient is not finite.')
+      return
+    rate, loss = (float(step_metrics[name]) for name in ('learning_rate', 'loss'))
+    batch = batch._replace(images=self.layout.restore(batch.images))
+    where = first_nonfinite(self.network, state.params, state.network_state, batch)
+    files = ()
+    if processes.is_main():
+      files = write_inspection(self.workdir, step, state.params, batch)
+    kept = (self.workdir / 'checkpoints').exists()  # a linear probe has none
+    raise NonFiniteError(
+      f'The loss ({loss}) or gradient of step {step} is not finite, at '
+      f'learning rate {rate:.3g}. In its forward pass: {"; ".join(where)}. Its parameters and '
+      'batch are in '
+      f'{" and ".join(map(str, files)) or self.workdir}. A lower learning rate, a smaller clipping '
+      "or on_nonfinite='skip' may help; the same command starts again at the "
+      f'{"last checkpoint" if kept else "beginning"}.'
+    )
 
 
 def first_nonfinite(
@@ -64,7 +86,8 @@ def first_nonfinite(
 
   Returns:
     Up to three sentences: 'module: what its output holds', in the order of execution; the modules
-    of the largest magnitude when all outputs are finite.
+    of the largest magnitude when all outputs are finite. A network without modules has its outputs
+    in their place.
   """
   seen: list[str] = []
 
@@ -75,13 +98,14 @@ def first_nonfinite(
     def record(next_fun, args, kwargs, context):
       out = next_fun(*args, **kwargs)
       if context.method_name == '__call__' and hasattr(out, 'ndim'):
-        wide = out.astype(jnp.float32)
-        found[context.module.module_name] = (jnp.all(jnp.isfinite(wide)), jnp.max(jnp.abs(wide)))
+        found[context.module.module_name] = _finite_and_size(out)
       return out
 
     # A packed stem does not call its convolutions.
     with hk.intercept_methods(record), stem.packing('off'):
-      network.apply(params, network_state, None, images, is_training=False)
+      out, _ = network.apply(params, network_state, None, images, is_training=False)
+    if not found:  # the classifier of a linear probe, which has no modules
+      found = {name: _finite_and_size(value) for name, value in out.items()}
     seen.extend(found)
     return found
 
@@ -91,6 +115,12 @@ def first_nonfinite(
     return [f'{name}: NaN or infinite values' for name in broken[:3]]
   largest = sorted(seen, key=lambda name: -found[name][1])[:3]
   return [f'{name}: finite, at most {found[name][1]:.3g} in size' for name in largest]
+
+
+def _finite_and_size(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Whether all are finite, and the largest magnitude."""
+  wide = values.astype(jnp.float32)
+  return jnp.all(jnp.isfinite(wide)), jnp.max(jnp.abs(wide))
 
 
 def write_inspection(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from experiments.data.batch import Batch
+from experiments.data import Batch
 from experiments.training import step_metrics
 from experiments.training.gradients import (
   StepSettings,
@@ -206,22 +206,26 @@ def ascent_seconds(
   return min(seconds[1:])
 
 
-def wait_for(
-  in_flight: list[Any],
-  allowed: int | None = None,
-  collect: Callable[[Any], None] = lambda item: None,
-) -> None:
-  """Blocks until at most `allowed` of the given results are still being computed.
+class InFlight:
+  """Results of steps that may still be being computed, oldest first."""
 
-  Args:
-    in_flight: results of steps, oldest first; those waited for are removed.
-    allowed: None is what the backend can have in flight without harm.
-    collect: called with each removed result, in order.
-  """
-  if allowed is None:
-    allowed = _STEPS_IN_FLIGHT.get(jax.default_backend(), _DEFAULT_STEPS_IN_FLIGHT)
-  while len(in_flight) > allowed:
-    collect(jax.block_until_ready(in_flight.pop(0)))
+  def __init__(self, collect: Callable[..., None] = lambda *_: None):
+    """Starts with none; each is given to `collect`, in order, once it is there."""
+    self._collect = collect
+    self._items: list[tuple[Any, ...]] = []
+
+  def add(self, *item: Any) -> None:
+    """Takes what `collect` is to get; waits while more are there than does the backend no harm."""
+    self._items.append(item)
+    self._wait(_STEPS_IN_FLIGHT.get(jax.default_backend(), _DEFAULT_STEPS_IN_FLIGHT))
+
+  def drain(self) -> None:
+    """Waits for all."""
+    self._wait(0)
+
+  def _wait(self, allowed: int) -> None:
+    while len(self._items) > allowed:
+      self._collect(*jax.block_until_ready(self._items.pop(0)))
 
 
 def _mean_state(network_state: Any) -> Any:

@@ -11,11 +11,11 @@ from sklearn.datasets import load_digits
 
 import nfnets
 from configs import digits, finetune
-from experiments import evaluate, linear_probe, train
-from experiments.reporting import confusion, recording
+from experiments import evaluate, train
+from experiments.data import sources
+from experiments.reporting import recording
 from experiments.runtime.errors import ConfigError
 from experiments.training import initial_weights, settings
-from experiments.training.evaluation import Predictions
 from nfnets import weights
 
 # One block: most of the time is compilation.
@@ -178,20 +178,21 @@ def test_a_linear_probe_trains_the_head_alone_and_saves_whole_weights(
 
 
 def test_features_are_computed_again_when_a_picture_changes(make_config, folder):
-  config = settings.resolve(make_config(linear_probe=True))
-  before = linear_probe._file_stats(config)
+  chosen = settings.read(make_config(linear_probe=True)).data
+  before = sources.file_stats(chosen)
   picture = next((folder / 'train').rglob('*.png'))
   data = picture.read_bytes()
   picture.write_bytes(data + b'\0')
-  assert linear_probe._file_stats(config) != before
+  assert sources.file_stats(chosen) != before
   picture.write_bytes(data)
 
 
 def test_the_variant_follows_from_the_weights(make_config, trunk):
+  run = settings.read(make_config())
+  assert run.variant == 'custom'
+  assert run.spec == SPEC.replace(drop_rate=0.25, stochdepth_rate=0.1)
+  assert run.data.image_size == 16
   config = settings.resolve(make_config())
-  assert config.model.variant == 'custom'
-  assert settings.model_spec(config) == SPEC.replace(drop_rate=0.25, stochdepth_rate=0.1)
-  assert config.data.image_size == 16
   assert settings.resolve(config) == config
   assert initial_weights.find_spec('F1') == nfnets.zoo.get_spec('F1')
 
@@ -226,25 +227,12 @@ def test_weights_of_another_number_of_classes_keep_their_head_only_if_it_fits(tr
   np.testing.assert_array_equal(loaded[HEAD]['w'], params[HEAD]['w'])
 
 
-def test_confusion_and_worst_mistakes_by_hand():
-  probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4], [0.1, 0.9]], np.float32)
-  labels = np.array([0, 0, 1, 1, 0], np.int32)
-  readable = np.array([True, True, True, True, False])
-  found = Predictions(probabilities, np.zeros((5, 1)), labels, readable)
-  np.testing.assert_array_equal(confusion.confusion_matrix(found), [[1, 1], [2, 0]])
-  worst = confusion.worst(found, count=2)
-  assert [(m.index, m.label, m.predicted) for m in worst] == [(1, 0, 1), (2, 1, 0)]
-  assert worst[0].probability == pytest.approx(0.8)
-  assert worst[0].label_probability == pytest.approx(0.2)
-
-
 @pytest.mark.parametrize(('name', 'kind'), [('sgd', 'TraceState'), ('adamw', 'ScaleByAdamState')])
 def test_the_optimizer_is_the_one_that_the_config_names(make_config, trunk, name, kind):
   config = make_config()
   config.optimizer.name = name
-  config = settings.resolve(config)
-  optimizer, step_settings = settings.make_optimizer(config, settings.make_plan(config, 40))
-  state = optimizer.init(weights.load(trunk)[0])
+  run = settings.read(config)
+  state = run.optimizer.init(weights.load(trunk)[0])
   assert kind in str(jax.tree.structure(state))
-  assert step_settings.clipping == 0.16  # follows from the batch of 20
-  assert (step_settings.sam_rho, step_settings.sam_ascent_share) == (0.05, 0.2)
+  assert run.step.clipping == 0.16  # follows from the batch of 20
+  assert (run.step.sam_rho, run.step.sam_ascent_share) == (0.05, 0.2)

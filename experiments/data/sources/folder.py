@@ -1,5 +1,6 @@
-"""Finds the pictures of an image folder, their classes and their split."""
+"""A folder of pictures: their classes and their split, found by looking; files read when asked."""
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -8,6 +9,8 @@ from typing import NamedTuple, Protocol
 
 from absl import logging
 
+from experiments.data.settings import DataSettings
+from experiments.data.sources.source import Example
 from experiments.runtime.errors import DataError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
@@ -18,6 +21,22 @@ class Files(NamedTuple):
 
   names: list[str]  # paths relative to the folder, sorted within each class
   labels: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+  """Encoded pictures in a tree of files, read when asked for."""
+
+  root: pathlib.Path
+  files: Files
+  class_names: tuple[str, ...]
+
+  def __len__(self) -> int:
+    return len(self.files.names)
+
+  def __getitem__(self, index: int) -> Example:
+    name = self.files.names[index]
+    return Example(image=(self.root / name).read_bytes(), label=self.files.labels[index], name=name)
 
 
 class Listing(Protocol):
@@ -70,6 +89,20 @@ class DiskListing:
     prefix = os.path.join(self.root, '')
     for path in _pictures(place, self.root.resolve()):
       yield path.removeprefix(prefix)
+
+
+def open_parts(settings: DataSettings) -> tuple[FolderSource, FolderSource]:
+  """Opens the train and the test part of `data.dir`; see `scan` for the layouts.
+
+  Raises:
+    DataError: as `scan`, or the folder is missing.
+  """
+  listing = DiskListing(settings.dir)
+  *parts, class_names = scan(
+    listing, settings.train_split, settings.test_split, settings.held_out_fraction
+  )
+  train, test = (FolderSource(listing.root, files, class_names) for files in parts)
+  return train, test
 
 
 def scan(

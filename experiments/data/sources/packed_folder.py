@@ -6,6 +6,7 @@ from those paths when the folder is read, so a run on it equals one on the origi
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterable
 
 from array_record.python import array_record_data_source, array_record_module
 
+from experiments.data.settings import DataSettings
 from experiments.data.sources import folder
+from experiments.data.sources.source import Example, ReadError
 from experiments.runtime.errors import DataError
 
 INDEX_NAME = 'index.json'
@@ -85,9 +88,48 @@ class Records:
       raise ValueError(f'its record is damaged ({str(error).partition(";")[0]})') from None
 
 
+@dataclasses.dataclass(frozen=True)
+class PackedSource:
+  """The pictures of a folder, in one file."""
+
+  records: Records
+  places: list[int]  # of each picture among the records
+  files: folder.Files
+  class_names: tuple[str, ...]
+
+  def __len__(self) -> int:
+    return len(self.files.names)
+
+  def __getitem__(self, index: int) -> Example:
+    name = self.files.names[index]
+    try:
+      image = self.records[self.places[index]]
+    except ValueError as error:
+      raise ReadError(name, str(error)) from None
+    return Example(image=image, label=self.files.labels[index], name=name)
+
+
 def is_packed(root: str) -> bool:
   """Whether a folder is a packed one."""
   return bool(root) and (pathlib.Path(root).expanduser() / INDEX_NAME).is_file()
+
+
+def open_parts(settings: DataSettings) -> tuple[PackedSource, PackedSource]:
+  """Opens the train and the test part of `data.dir`, as `folder.open_parts` those of a plain one.
+
+  Raises:
+    DataError: as `folder.scan`, or the packed files are missing or damaged.
+  """
+  listing = PackedListing(settings.dir)
+  *parts, class_names = folder.scan(
+    listing, settings.train_split, settings.test_split, settings.held_out_fraction
+  )
+  records = Records(listing.root)
+  train, test = (
+    PackedSource(records, [listing.places[name] for name in files.names], files, class_names)
+    for files in parts
+  )
+  return train, test
 
 
 def pack(

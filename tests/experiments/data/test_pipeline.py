@@ -10,11 +10,10 @@ import time
 
 import numpy as np
 import pytest
-from small_batches import assert_same, labels_of, make_config, take
+from small_batches import assert_same, labels_of, make_settings, take
 
 from experiments import data
-from experiments.data.batch import ImageLayout
-from experiments.data.sources import in_memory
+from experiments.data import ImageLayout, sources
 from experiments.runtime.errors import DataError
 from nfnets import images
 
@@ -23,7 +22,7 @@ from nfnets import images
 
 @pytest.mark.parametrize('crop', ['random', 'shift', 'none'])
 def test_batch_layout(crop):
-  batch = take(make_config(crop=crop), 1, devices=2)[0]
+  batch = take(make_settings(crop=crop), 1, devices=2)[0]
   assert batch.images.shape == (2, 4, 12, 12, 3)
   assert batch.images.dtype == np.float32
   for part, kind in zip(batch[1:], (np.int32, np.int32, np.float32, np.float32), strict=True):
@@ -35,15 +34,15 @@ def test_batch_layout(crop):
 
 
 def test_images_belong_to_their_labels_and_are_normalized():
-  config = make_config(crop='none', flip=False)
-  train, _ = in_memory.open_sources(config)
-  for batch in take(config, 3):
+  settings = make_settings(crop='none', flip=False)
+  train, _ = sources.open_sources(settings)
+  for batch in take(settings, 3):
     for image, label in zip(batch.images[0], batch.labels[0], strict=True):
       np.testing.assert_array_equal(image, images.normalize(train[int(label)]['image']))
 
 
 def test_every_epoch_has_every_example_in_another_order():
-  labels = labels_of(take(make_config(), 10)).reshape(4, 20)  # 10 batches of 8: 4 epochs of 20
+  labels = labels_of(take(make_settings(), 10)).reshape(4, 20)  # 10 batches of 8: 4 epochs of 20
   for epoch in labels:
     assert sorted(epoch) == list(range(20))
   assert len({tuple(epoch) for epoch in labels}) == 4
@@ -51,7 +50,7 @@ def test_every_epoch_has_every_example_in_another_order():
 
 
 def test_augmentation_changes_every_epoch():
-  batches = take(make_config(), 10)
+  batches = take(make_settings(), 10)
   pictures = np.concatenate([batch.images[0] for batch in batches])
   for label in range(20):
     seen = pictures[labels_of(batches) == label]
@@ -60,16 +59,16 @@ def test_augmentation_changes_every_epoch():
 
 
 def test_seed_decides():
-  assert_same(take(make_config(seed=3), 3), take(make_config(seed=3), 3))
-  first, second = take(make_config(seed=3), 3), take(make_config(seed=4), 3)
+  assert_same(take(make_settings(seed=3), 3), take(make_settings(seed=3), 3))
+  first, second = take(make_settings(seed=3), 3), take(make_settings(seed=4), 3)
   assert (labels_of(first) != labels_of(second)).any()
 
 
 def test_resume_is_exact_and_reads_nothing_before():
-  config = make_config()
-  assert_same(take(config, 6)[4:], take(config, 2, start=4))
+  settings = make_settings()
+  assert_same(take(settings, 6)[4:], take(settings, 2, start=4))
   start = time.monotonic()
-  take(config, 1, start=200_000)
+  take(settings, 1, start=200_000)
   assert time.monotonic() - start < 1
 
 
@@ -82,10 +81,10 @@ def test_resume_is_exact_and_reads_nothing_before():
   ],
 )
 def test_a_layout_holds_the_same_pictures(workers, recipe, block, dtype):
-  config = make_config(num_workers=workers, mixing=recipe)
+  settings = make_settings(num_workers=workers, mixing=recipe)
   layout = ImageLayout(block, dtype)
   for batch, plain in zip(
-    take(config, 2, devices=2, layout=layout), take(config, 2, devices=2), strict=True
+    take(settings, 2, devices=2, layout=layout), take(settings, 2, devices=2), strict=True
   ):
     assert batch.images.shape == (2, 4, 12 // block, 12 // block, 3 * block**2)
     assert batch.images.dtype.name == dtype
@@ -96,16 +95,16 @@ def test_a_layout_holds_the_same_pictures(workers, recipe, block, dtype):
 
 
 def test_devices_and_hosts_only_divide_the_batch():
-  config = make_config()
-  whole = take(config, 4)
+  settings = make_settings()
+  whole = take(settings, 4)
   assert_same(
     [
       type(batch)(*(part.reshape(1, 8, *part.shape[2:]) for part in batch))
-      for batch in take(config, 4, devices=4)
+      for batch in take(settings, 4, devices=4)
     ],
     whole,
   )
-  hosts = [take(config, 4, process_index=host, process_count=2) for host in range(2)]
+  hosts = [take(settings, 4, process_index=host, process_count=2) for host in range(2)]
   for batch, *shares in zip(whole, *hosts, strict=True):
     for host, share in enumerate(shares):
       assert share.images.shape == (1, 4, 12, 12, 3)
@@ -117,7 +116,8 @@ def test_devices_and_hosts_only_divide_the_batch():
 @pytest.mark.parametrize('pairing', ['second_image', 'within_batch'])
 def test_threads_do_not_matter(threads, pairing):
   fields = {**_RECIPE, 'mix_pairing': pairing}
-  assert_same(take(make_config(num_threads=threads, **fields), 4), take(make_config(**fields), 4))
+  expected = take(make_settings(**fields), 4)
+  assert_same(take(make_settings(num_threads=threads, **fields), 4), expected)
 
 
 # A small magnitude, because at 12 pixels the published ones leave nothing of a picture.
@@ -125,26 +125,26 @@ _RECIPE = {'mixing': 'mixup_cutmix', 'augment': 'randaugment', 'randaugment_magn
 
 
 def test_worker_processes_do_not_matter_and_end():
-  configs = [make_config(num_workers=workers, **_RECIPE) for workers in (0, 1, 3)]
-  expected = take(configs[0], 5, start=2)
-  for config in configs[1:]:
-    assert_same(take(config, 5, start=2), expected)
+  of_workers = [make_settings(num_workers=workers, **_RECIPE) for workers in (0, 1, 3)]
+  expected = take(of_workers[0], 5, start=2)
+  for settings in of_workers[1:]:
+    assert_same(take(settings, 5, start=2), expected)
     assert not multiprocessing.active_children()
-  tests = [list(data.test_batches(config, 1)) for config in configs[:2]]
+  tests = [list(data.test_batches(settings, 1)) for settings in of_workers[:2]]
   assert_same(*tests)
 
 
 def test_batch_must_divide():
   with pytest.raises(DataError, match=r'global_batch_size is 8.*2 hosts with 3'):
-    data.train_batches(make_config(), 0, 3, process_count=2)
+    data.train_batches(make_settings(), 0, 3, process_count=2)
   with pytest.raises(DataError, match=r'data\.eval_batch_size is 4'):
-    data.test_batches(make_config(), 3)
+    data.test_batches(make_settings(), 3)
 
 
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 def test_hosts_read_an_epoch_once_between_them(hosts):
-  config = make_config(num_examples=48, num_classes=48, **_RECIPE)
-  shares = [take(config, 12, process_index=host, process_count=hosts) for host in range(hosts)]
+  settings = make_settings(num_examples=48, num_classes=48, **_RECIPE)
+  shares = [take(settings, 12, process_index=host, process_count=hosts) for host in range(hosts)]
   for part in ('labels', 'mix_labels'):  # the second pictures are another order of all as well
     for epoch in range(2):
       read = [
@@ -156,9 +156,9 @@ def test_hosts_read_an_epoch_once_between_them(hosts):
 # ---------------------------------------------------------------- mixing and augmentation
 
 
-def _pixels(config, index):
-  """Picture `index` of a config without crop and flip, float32 on the scale 0..255."""
-  return in_memory.open_sources(config)[0][index]['image'].astype(np.float32)
+def _pixels(settings, index):
+  """Picture `index` of the source without crop and flip, float32 on the scale 0..255."""
+  return sources.open_sources(settings)[0][index]['image'].astype(np.float32)
 
 
 def _unnormalized(image):
@@ -167,15 +167,15 @@ def _unnormalized(image):
 
 @pytest.mark.parametrize('pairing', ['second_image', 'within_batch'])
 def test_batches_are_mixed_as_their_labels_say(pairing):
-  config = make_config(mixing='mixup_cutmix', mix_pairing=pairing, crop='none', flip=False)
-  for batch in take(config, 6, devices=2):
+  settings = make_settings(mixing='mixup_cutmix', mix_pairing=pairing, crop='none', flip=False)
+  for batch in take(settings, 6, devices=2):
     if pairing == 'within_batch':
       np.testing.assert_array_equal(batch.mix_labels.ravel(), np.roll(batch.labels.ravel(), 1))
     for device in range(2):
       for place in range(4):
         label, mix_label, ratio = (part[device, place] for part in batch[1:4])
         image = _unnormalized(batch.images[device, place])
-        first, second = _pixels(config, label), _pixels(config, mix_label)
+        first, second = _pixels(settings, label), _pixels(settings, mix_label)
         if place % 2 == 0:  # mixup on one half of each device's batch
           expected = ratio * first + (1 - ratio) * second
           np.testing.assert_allclose(image, expected, atol=0.01)
@@ -186,7 +186,7 @@ def test_batches_are_mixed_as_their_labels_say(pairing):
 
 
 def test_every_position_pairs_its_picture_anew():
-  batches = take(make_config(mixing='mixup'), 10)  # 4 epochs of 20
+  batches = take(make_settings(mixing='mixup'), 10)  # 4 epochs of 20
   first, second = (
     np.concatenate([getattr(batch, part).ravel() for batch in batches]).reshape(4, 20)
     for part in ('labels', 'mix_labels')
@@ -200,8 +200,8 @@ def test_every_position_pairs_its_picture_anew():
 
 
 def test_mixing_and_augmentation_leave_the_order_and_the_crops():
-  plain = take(make_config(), 3)
-  mixed = take(make_config(mixing='cutmix'), 3)
+  plain = take(make_settings(), 3)
+  mixed = take(make_settings(mixing='cutmix'), 3)
   np.testing.assert_array_equal(labels_of(plain), labels_of(mixed))
   assert any(
     (first == second).all(-1).mean() > 0.2
@@ -209,21 +209,21 @@ def test_mixing_and_augmentation_leave_the_order_and_the_crops():
     for first, second in zip(a.images[0], b.images[0], strict=True)
   )
   # NF-RegNet's order: augmentation of both pictures, mixing last.
-  other = take(make_config(**_RECIPE, order=('augment', 'normalize', 'mix')), 3)
+  other = take(make_settings(**_RECIPE, order=('augment', 'normalize', 'mix')), 3)
   np.testing.assert_array_equal(labels_of(plain), labels_of(other))
 
 
 def test_published_recipe_resumes_and_changes_every_epoch():
-  config = make_config(**_RECIPE)
-  batches = take(config, 10)
-  assert_same(batches[7:], take(config, 3, start=7))
+  settings = make_settings(**_RECIPE)
+  batches = take(settings, 10)
+  assert_same(batches[7:], take(settings, 3, start=7))
   for batch in batches:
     # Mixed and augmented pixels are bytes before they are normalised.
     pixels = _unnormalized(batch.images)
     np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-3)
   assert len({image.tobytes() for batch in batches for image in batch.images[0]}) > 75
   start = time.monotonic()
-  take(config, 1, start=200_000)
+  take(settings, 1, start=200_000)
   assert time.monotonic() - start < 1
 
 
@@ -247,14 +247,14 @@ def test_published_recipe_resumes_and_changes_every_epoch():
 )
 def test_bad_fields_are_refused_before_a_run(fields, words):
   with pytest.raises(DataError, match=words):
-    data.describe(make_config(**fields))
+    data.describe(make_settings(**fields))
 
 
 def test_a_batch_of_one_is_not_mixed_within_itself():
-  config = make_config(global_batch_size=2, mixing='mixup', mix_pairing='within_batch')
-  take(config, 1, devices=2)
+  settings = make_settings(global_batch_size=2, mixing='mixup', mix_pairing='within_batch')
+  take(settings, 1, devices=2)
   with pytest.raises(DataError, match='cannot be mixed within itself'):
-    data.train_batches(config, 0, 1, process_count=2)
+    data.train_batches(settings, 0, 1, process_count=2)
 
 
 # ---------------------------------------------------------------- the test set
@@ -262,9 +262,9 @@ def test_a_batch_of_one_is_not_mixed_within_itself():
 
 @pytest.mark.parametrize('hosts', [1, 2])
 def test_test_set_comes_once_and_in_order(hosts):
-  config = make_config(num_examples=90)  # 9 test pictures, 4 a batch over all hosts
+  settings = make_settings(num_examples=90)  # 9 test pictures, 4 a batch over all hosts
   shares = [
-    list(data.test_batches(config, 1, process_index=host, process_count=hosts))
+    list(data.test_batches(settings, 1, process_index=host, process_count=hosts))
     for host in range(hosts)
   ]
   assert [len(share) for share in shares] == [3] * hosts
@@ -277,9 +277,9 @@ def test_test_set_comes_once_and_in_order(hosts):
 
 
 def test_describe():
-  config = make_config(source='digits')
-  assert data.describe(config) == (1437, 360, 10, tuple('0123456789'))
-  assert data.describe(make_config()).num_test == 2
+  settings = make_settings(source='digits')
+  assert data.describe(settings) == (1437, 360, 10, tuple('0123456789'))
+  assert data.describe(make_settings()).num_test == 2
 
 
 # ---------------------------------------------------------------- worker processes
@@ -293,7 +293,7 @@ def main():
   config = base.get_config()
   config.global_batch_size = 4
   config.data.update({'source': 'synthetic', 'num_examples': 20, 'image_size': 8, 'num_workers': 1})
-  batches = data.train_batches(config, 0, 1)
+  batches = data.train_batches(data.DataSettings.from_config(config), 0, 1)
   next(batches)
   os.kill(os.getpid(), signal.SIGKILL)
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from configs import nfnet_imagenet
+from experiments.data import DatasetInfo
 from experiments.pods import chips, costs, plan, program
 from experiments.runtime.errors import ConfigError
 from experiments.training import settings
@@ -157,9 +158,8 @@ def planner(tmp_path, compile_costs, topology='v3:4x4', **fields):
   config.global_batch_size = 1024
   config.update(fields)
   return plan.Planner(
-    settings.resolve(config),
+    settings.read(config, DatasetInfo(1_000_000, 0, 1000, ()), backend='tpu'),
     chips.parse_topology(topology),
-    examples=1000,
     say=lambda line: None,
     cache=tmp_path,
     compile_costs=compile_costs,
@@ -169,7 +169,7 @@ def planner(tmp_path, compile_costs, topology='v3:4x4', **fields):
 def test_figures_are_kept_by_program(tmp_path):
   compiled = []
 
-  def compile_costs(config, topology, batch, **kwargs):
+  def compile_costs(run, topology, batch, **kwargs):
     compiled.append((topology.name, batch))
     if batch > 64:
       raise program.TooLargeError(30 * GIB)

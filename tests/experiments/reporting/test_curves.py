@@ -1,14 +1,11 @@
-"""The report of a run: valid JSON, and a picture whatever was recorded."""
+"""The curves of a run: a picture whatever was recorded."""
 
-import json
 import math
-import struct
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.reporting.curves import PANELS, draw_curves, write_report
+from experiments.reporting.curves import PANELS, draw_curves
 from experiments.reporting.recording import MetricWriter, Series, read_csv
 
 NAMES = [line.metric for panel in PANELS for line in panel.lines]
@@ -22,32 +19,6 @@ def _write_metrics(workdir, steps, names=NAMES):
 
 def _curves(figure):
   return [line for axes in figure.axes for line in axes.lines]
-
-
-def test_report_and_picture(tmp_path):
-  _write_metrics(tmp_path, range(0, 1000, 10))
-  summary = {
-    'top1': np.float32(0.5),
-    'loss': jnp.float32(0.25),
-    'steps': np.int64(7),
-    'diverged': {'loss': math.nan, 'peak': [math.inf, 1.0]},
-    'note': 'größer',
-  }
-  report, curves = write_report(tmp_path, summary, steps_per_epoch=12.5, title='a run')
-  assert (report.name, curves.name) == ('report.json', 'curves.png')
-  assert json.loads(report.read_text()) == {
-    'top1': 0.5,
-    'loss': 0.25,
-    'steps': 7,
-    'diverged': {'loss': None, 'peak': [None, 1.0]},
-    'note': 'größer',
-  }
-  data = curves.read_bytes()
-  assert data[:8] == b'\x89PNG\r\n\x1a\n'
-  assert struct.unpack('>II', data[16:24]) == (1800, 840)
-  write_report(tmp_path, {})
-  assert json.loads(report.read_text()) == {}
-  assert not list(tmp_path.glob('.*'))
 
 
 def test_what_is_drawn(tmp_path):
@@ -64,9 +35,9 @@ def test_what_is_drawn(tmp_path):
 @pytest.mark.parametrize('names', [[], ['train/loss'], ['test/top1_ema', 'unrelated']])
 def test_missing_series_and_single_points(tmp_path, names):
   _write_metrics(tmp_path, [3], names)
-  _, curves = write_report(tmp_path, {})
-  assert curves.stat().st_size > 1000
   figure = draw_curves(read_csv(tmp_path))
+  figure.savefig(tmp_path / 'curves.png')
+  assert (tmp_path / 'curves.png').stat().st_size > 1000
   assert len(_curves(figure)) == len(set(names) & set(NAMES))
   assert all(line.get_marker() == 'o' for line in _curves(figure))
   notes = sum(text.get_text() == 'not recorded' for axes in figure.axes for text in axes.texts)
@@ -81,13 +52,3 @@ def test_values_that_are_not_finite_leave_a_gap():
   }
   (curve,) = _curves(draw_curves(series))
   np.testing.assert_array_equal(curve.get_ydata(), [1.0, math.nan, 3.0])
-
-
-def test_failures_leave_the_old_report(tmp_path):
-  _write_metrics(tmp_path, [1])
-  report, _ = write_report(tmp_path, {'top1': 0.5})
-  with pytest.raises(TypeError):
-    write_report(tmp_path, {'top1': object()})
-  assert json.loads(report.read_text()) == {'top1': 0.5}
-  with pytest.raises(FileNotFoundError):
-    write_report(tmp_path / 'absent', {})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from experiments.reporting.recording import MetricWriter, Progress, format_seconds, read_csv
+from experiments.reporting.recording import MetricWriter, read_csv
 
 ROOT = Path(__file__).parents[3]
 
@@ -150,37 +150,3 @@ def test_foreign_files_are_refused(tmp_path, text, message):
 def test_half_a_header_is_an_empty_file(tmp_path):
   (tmp_path / 'metrics.csv').write_text('step,na')
   assert read_csv(tmp_path) == {}
-
-
-def test_progress_line():
-  now = [100.0]
-  progress = Progress(
-    total_steps=5600, steps_per_epoch=56, images_per_step=64, start_step=1100, clock=lambda: now[0]
-  )
-  now[0] += 8.0
-  line = progress.line(1200, loss=0.12344, learning_rate=0.04)
-  assert line == ('step 1200/5600  epoch 21.4/100  loss 0.1234  lr 0.0400  800 images/s  ETA 5m52s')
-  now[0] += 1000.0  # an evaluation
-  progress.restart(1200)
-  now[0] += 200.0
-  line = progress.line(1210, loss=math.nan, learning_rate=2e-5)
-  assert line == ('step 1210/5600  epoch 21.6/100  loss nan  lr 2.00e-05  3.2 images/s  ETA 1d00h')
-  assert progress.line(1210, loss=1, learning_rate=0).endswith('lr 0.0000  - images/s  ETA -')
-
-
-@pytest.mark.parametrize(
-  ('seconds', 'text'),
-  [
-    (0.2, '0s'),
-    (59.4, '59s'),
-    (59.6, '1m00s'),
-    (192, '3m12s'),
-    (3599.7, '1h00m'),
-    (7500, '2h05m'),
-    (273_600, '3d04h'),
-    (math.nan, '-'),
-    (math.inf, '-'),
-  ],
-)
-def test_durations(seconds, text):
-  assert format_seconds(seconds) == text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nfnets
-from experiments.data.batch import Batch, ImageLayout
+from experiments.data import Batch, ImageLayout
 from experiments.training import gradients
 from nfnets import conv, optim
 
@@ -157,8 +157,8 @@ def test_images_that_the_host_packed_change_no_gradient(packing, dtype):
 
   def run(batch, **fields):
     settings = gradients.StepSettings(
-      schedule=lambda step: 0.1, compute_dtype=dtype, accumulation_steps=2, packed_stem=packing,
-      **fields,
+      schedule=lambda step: 0.1, compute_dtype=dtype, accumulation_steps=2,
+      stem_space_to_depth=packing, **fields,
     )  # fmt: skip
     gradient = gradients.make_gradient(network, settings)
     return jax.jit(gradient)(params, state, jax.random.key(1), batch)[0]

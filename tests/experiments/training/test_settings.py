@@ -3,6 +3,7 @@
 import pytest
 
 from configs import digits, nfnet_imagenet
+from experiments.data import DatasetInfo
 from experiments.runtime.errors import ConfigError
 from experiments.training import settings
 
@@ -35,7 +36,11 @@ def test_the_published_recipe():
 def test_fields_of_the_step_that_no_network_has_are_refused():
   for field, value, sentence in (
     ('remat', (4,), r'may name stages of \(0, 1, 2, 3\) here .* got \(4,\)'),
-    ('packed_stem', 'yes', r"packed_stem must be one of \('auto', 'on', 'off'\), got 'yes'"),
+    (
+      'stem_space_to_depth',
+      'yes',
+      r"must be one of \('auto', 'on', 'off'\), got 'yes'",
+    ),
   ):
     config = nfnet_imagenet.get_config('F0')
     config.model[field] = value
@@ -49,10 +54,10 @@ def test_fields_of_the_step_that_no_network_has_are_refused():
     ({}, 'tpu', (4, 'bfloat16')),
     ({}, 'gpu', (4, 'bfloat16')),
     ({}, 'cpu', (1, 'float32')),
-    ({'data.packed_images': 'on'}, 'cpu', (4, 'bfloat16')),
-    ({'data.packed_images': 'off'}, 'tpu', (1, 'float32')),
+    ({'data.space_to_depth': 'on'}, 'cpu', (4, 'bfloat16')),
+    ({'data.space_to_depth': 'off'}, 'tpu', (1, 'float32')),
     ({'compute_dtype': 'float32'}, 'tpu', (4, 'float32')),
-    ({'model.packed_stem': 'off'}, 'tpu', (1, 'bfloat16')),
+    ({'model.stem_space_to_depth': 'off'}, 'tpu', (1, 'bfloat16')),
     ({'data.image_size': 190}, 'tpu', (1, 'bfloat16')),  # no multiple of 4: a plain stem
     ({'model.variant': 'NF-ResNet-50'}, 'tpu', (2, 'bfloat16')),
     ({'model.variant': 'EfficientNet-B0'}, 'tpu', (1, 'bfloat16')),
@@ -62,12 +67,12 @@ def test_images_are_handed_over_as_the_step_wants_them(fields, backend, layout):
   config = nfnet_imagenet.get_config()
   config.data.augment = 'none'
   config.update_from_flattened_dict(fields)
-  config = settings.resolve(config)
-  assert settings.image_layout(config, backend) == layout
+  info = DatasetInfo(1_281_167, 50_000, 1000, ())
+  assert settings.read(config, info, backend).layout == layout
 
 
 def test_an_unknown_way_to_hand_images_over_is_refused():
   config = digits.get_config()
-  config.data.packed_images = 'yes'
-  with pytest.raises(ConfigError, match="data.packed_images must be one of .*, got 'yes'"):
+  config.data.space_to_depth = 'yes'
+  with pytest.raises(ConfigError, match="data.space_to_depth must be one of .*, got 'yes'"):
     settings.resolve(config)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import nfnets
-from experiments.data.batch import Batch
+from experiments.data import Batch
 from experiments.training import steps
 from nfnets import stem
 

@@ -11,7 +11,8 @@ import pytest
 
 from configs import base
 from experiments import data
-from experiments.data.sources import in_memory, packed_folder
+from experiments.data import sources
+from experiments.data.sources import packed_folder
 from experiments.runtime.errors import DataError
 
 
@@ -32,20 +33,20 @@ def folder(tmp_path):
   return _make_folder(tmp_path / 'pictures', ['train', 'test'])
 
 
-def _config(place, **fields):
-  config = base.get_config()
+def _settings(place, **fields):
+  config = base.get_settings()
   config.global_batch_size = 4
   config.data.update({
     'source': 'folder', 'dir': str(place), 'image_size': 16, 'eval_image_size': 16,
     'eval_batch_size': 4, 'mixing': 'mixup_cutmix', 'num_threads': 2, **fields,
   })  # fmt: skip
-  return config
+  return data.DataSettings.from_config(config)
 
 
-def _everything(config):
-  with data.train_batches(config, 0, 1) as batches:
+def _everything(settings):
+  with data.train_batches(settings, 0, 1) as batches:
     train = list(itertools.islice(batches, 6))
-  return train + list(data.test_batches(config, 1))
+  return train + list(data.test_batches(settings, 1))
 
 
 @pytest.mark.parametrize('parts', [['train', 'test'], ['train'], ['']])
@@ -54,8 +55,8 @@ def test_a_packed_folder_gives_the_same_batches(tmp_path, parts):
   count = packed_folder.pack(str(folder), str(tmp_path / 'packed'))
   assert count == 12 * len(parts)
   assert sorted(p.name for p in tmp_path.iterdir()) == ['packed', 'pictures']
-  assert data.describe(_config(folder)) == data.describe(_config(tmp_path / 'packed'))
-  first, second = _everything(_config(folder)), _everything(_config(tmp_path / 'packed'))
+  assert data.describe(_settings(folder)) == data.describe(_settings(tmp_path / 'packed'))
+  first, second = _everything(_settings(folder)), _everything(_settings(tmp_path / 'packed'))
   assert len(first) == len(second) > 6
   for batch, other in zip(first, second, strict=True):
     for part, other_part in zip(batch, other, strict=True):
@@ -64,9 +65,9 @@ def test_a_packed_folder_gives_the_same_batches(tmp_path, parts):
 
 def test_pictures_and_names_are_kept_and_reach_workers(folder, tmp_path):
   packed_folder.pack(str(folder), str(tmp_path / 'packed'))
-  config = _config(tmp_path / 'packed')
+  settings = _settings(tmp_path / 'packed')
   for source, original in zip(
-    in_memory.open_sources(config), in_memory.open_sources(_config(folder)), strict=True
+    sources.open_sources(settings), sources.open_sources(_settings(folder)), strict=True
   ):
     source = pickle.loads(pickle.dumps(source))
     assert [source[i] for i in range(len(source))] == [original[i] for i in range(len(original))]
@@ -80,13 +81,13 @@ def test_a_damaged_record_is_skipped_and_named(folder, tmp_path):
   place = content.find(victim.read_bytes()[-150:-50])
   content[place : place + 50] = bytes(50)
   path.write_bytes(content)
-  config = _config(tmp_path / 'packed', max_corrupt_fraction=0.1)
-  with data.train_batches(config, 0, 1) as batches:
+  settings = _settings(tmp_path / 'packed', max_corrupt_fraction=0.1)
+  with data.train_batches(settings, 0, 1) as batches:
     assert all((batch.mask == 1).all() for batch in itertools.islice(batches, 6))
   assert list(batches.corrupt) == ['train/owl/deep/2.jpg']
   assert 'its record is damaged' in batches.corrupt['train/owl/deep/2.jpg']
   with pytest.raises(DataError, match=r'1 of 12 pictures.*train/owl/deep/2\.jpg'):
-    list(itertools.islice(data.train_batches(_config(tmp_path / 'packed'), 0, 1), 6))
+    list(itertools.islice(data.train_batches(_settings(tmp_path / 'packed'), 0, 1), 6))
 
 
 @pytest.mark.parametrize('harm', ['cut', 'empty', 'gone', 'index', 'other'])
@@ -105,7 +106,7 @@ def test_a_damaged_packed_folder_is_refused(folder, tmp_path, harm):
   else:
     index.write_text(index.read_text().replace('"train/owl/deep/2.jpg",', ''))
   with pytest.raises(DataError, match='pack') as caught:
-    data.describe(_config(place))
+    data.describe(_settings(place))
   assert '\n' not in str(caught.value)
 
 

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import evaluate
-from experiments.data.batch import Batch
+from experiments.data import Batch
+from experiments.training import evaluation
 
 
 def batches(*masks):
@@ -23,7 +23,7 @@ def fake_step(params, network_state, batch):
 
 
 def test_means_are_over_real_examples_of_all_batches_and_parameters_are_kept_apart():
-  results = evaluate.evaluate(
+  results = evaluation.evaluate(
     fake_step, {'': (2.0, {}), '_ema': (4.0, {})}, batches([1, 1, 1], [1, 0, 0])
   )
   assert results == {
@@ -39,4 +39,4 @@ def test_means_are_over_real_examples_of_all_batches_and_parameters_are_kept_apa
 
 def test_nothing_to_evaluate_is_an_error():
   with pytest.raises(ValueError, match='no readable example'):
-    evaluate.evaluate(fake_step, {'': (2.0, {})}, batches([0, 0]))
+    evaluation.evaluate(fake_step, {'': (2.0, {})}, batches([0, 0]))
