@@ -64,6 +64,10 @@ class DataSettings:
   def from_config(cls, config: ConfigDict) -> 'DataSettings':
     """Reads `data`, `seed` and `global_batch_size` of a config; raises ConfigError."""
     fields = config.data.to_dict()
+    known = {field.name for field in dataclasses.fields(cls)} - {'seed', 'global_batch_size'}
+    for name in sorted(known ^ set(fields)):
+      what = 'missing' if name in known else 'no field'
+      raise ConfigError(f'data.{name} is {what}: configs/base.py lists all fields.')
     for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order'):
       fields[name] = tuple(fields[name])
     return cls(seed=config.seed, global_batch_size=config.global_batch_size, **fields)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from experiments.data import Batch
+from experiments.data.batch import Batch
 from nfnets import backbone, optim, stem
 
 # (params, network_state, key, batch [B, ...]) -> (gradients, (metrics, network_state))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import Batch, ImageLayout
+from experiments.data.batch import Batch, ImageLayout
 from experiments.runtime import processes
 from experiments.runtime.errors import NonFiniteError
 from experiments.training.steps import TrainState

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from experiments.data import Batch
+from experiments.data.batch import Batch
 from experiments.training import step_metrics
 from experiments.training.gradients import (
   StepSettings,

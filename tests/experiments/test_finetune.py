@@ -14,7 +14,7 @@ from configs import digits, finetune
 from experiments import evaluate, train
 from experiments.data import sources
 from experiments.reporting import recording
-from experiments.runtime.errors import ConfigError
+from experiments.runtime.errors import ConfigError, NonFiniteError
 from experiments.training import initial_weights, settings
 from nfnets import weights
 
@@ -175,6 +175,16 @@ def test_a_linear_probe_trains_the_head_alone_and_saves_whole_weights(
   assert 'Using the features in' in capsys.readouterr().out
   again, _ = weights.load(tmp_path / 'ema_weights.safetensors')
   np.testing.assert_array_equal(again[HEAD]['w'], params[HEAD]['w'])
+
+
+def test_a_linear_probe_that_diverges_stops(make_config, tmp_path):
+  config = make_config(linear_probe=True)
+  config.optimizer.update({'learning_rate': 1e38, 'clipping': 0.0, 'sam_rho': 0.0})
+  with pytest.raises(NonFiniteError, match=r'of step \d+ is not finite.*starts again at the begin'):
+    train.train(config, tmp_path)
+  (left,) = tmp_path.glob('nonfinite_step_*.safetensors')
+  assert set(weights.load(left)[0]) == {HEAD}
+  assert not (tmp_path / 'report.json').exists()
 
 
 def test_features_are_computed_again_when_a_picture_changes(make_config, folder):

@@ -106,13 +106,7 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
   layout = NATURAL_LAYOUT  # of the features that a linear probe is given
   if not probing:
     layout = _image_layout(config, spec, settings, backend or jax.default_backend())
-  # Prefixes name parameters that the classifier alone does not have.
-  frozen = () if probing else tuple(config.finetune.frozen)
-  multipliers = {} if probing else config.finetune.learning_rate_multipliers.to_dict()
   schedule = _make_schedule(config, plan)
-  optimizer = optim.by_layer(
-    _make_optimizer(config.optimizer, schedule), frozen=frozen, multipliers=multipliers
-  )
   return Run(
     config=config.to_dict(),
     variant=config.model.variant,
@@ -123,23 +117,18 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
     data=settings,
     layout=layout,
     plan=plan,
-    optimizer=optimizer,
-    step=_step_settings(config, spec, schedule, frozen, layout),
+    optimizer=_make_optimizer(config, schedule),
+    step=_step_settings(config, spec, schedule, layout),
     pretrained=config.model.pretrained,
     new_head=config.finetune.new_head,
     linear_probe=probing,
-    **{
-      name: config[name]
-      for name in (
-        'evaluate_every_epochs',
-        'log_every_steps',
-        'checkpoint_every_steps',
-        'keep_checkpoints',
-        'on_save_failure',
-        'on_nonfinite',
-        'profile',
-      )
-    },
+    evaluate_every_epochs=config.evaluate_every_epochs,
+    log_every_steps=config.log_every_steps,
+    checkpoint_every_steps=config.checkpoint_every_steps,
+    keep_checkpoints=config.keep_checkpoints,
+    on_save_failure=config.on_save_failure,
+    on_nonfinite=config.on_nonfinite,
+    profile=config.profile,
   )
 
 
@@ -217,23 +206,28 @@ def _make_schedule(config: ConfigDict, plan: Plan) -> optax.Schedule:
   )
 
 
-def _make_optimizer(chosen: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _frozen(config: ConfigDict) -> tuple[str, ...]:
+  # Prefixes name parameters that the classifier alone does not have.
+  return () if config.finetune.linear_probe else tuple(config.finetune.frozen)
+
+
+def _make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+  chosen, finetune = config.optimizer, config.finetune
   options = {
     'weight_decay': chosen.weight_decay,
     'clipping': chosen.clipping or None,
     'eps': chosen.clipping_eps,
   }
   if chosen.name == 'adamw':
-    return optim.nfnet_adamw(schedule, b1=chosen.adam_b1, b2=chosen.adam_b2, **options)
-  return optim.nfnet_sgd(schedule, momentum=chosen.momentum, **options)
+    optimizer = optim.nfnet_adamw(schedule, b1=chosen.adam_b1, b2=chosen.adam_b2, **options)
+  else:
+    optimizer = optim.nfnet_sgd(schedule, momentum=chosen.momentum, **options)
+  multipliers = {} if finetune.linear_probe else finetune.learning_rate_multipliers.to_dict()
+  return optim.by_layer(optimizer, frozen=_frozen(config), multipliers=multipliers)
 
 
 def _step_settings(
-  config: ConfigDict,
-  spec: zoo.AnySpec,
-  schedule: optax.Schedule,
-  frozen: tuple[str, ...],
-  layout: ImageLayout,
+  config: ConfigDict, spec: zoo.AnySpec, schedule: optax.Schedule, layout: ImageLayout
 ) -> StepSettings:
   return StepSettings(
     schedule=schedule,
@@ -246,7 +240,7 @@ def _step_settings(
     seed=config.seed,
     sam_rho=config.optimizer.sam_rho,
     sam_ascent_share=config.optimizer.sam_ascent_share,
-    frozen=frozen,
+    frozen=_frozen(config),
     stage_depths=getattr(spec, 'depth', None),
     remat=tuple(config.model.remat),
     stem_space_to_depth=config.model.stem_space_to_depth,

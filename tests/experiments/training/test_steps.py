@@ -185,3 +185,14 @@ def test_evaluation_sums_only_real_examples_and_ranks_ties_as_a_sort_does():
   batch = Batch(np.zeros((1, 7, 2, 2, 3), np.float32), labels, labels, np.ones_like(mask), mask)
   sums = jax.device_get(steps.make_eval_step(fake_network(logits))({}, {}, batch))
   assert (sums['count'], sums['top1'], sums['top5']) == (6, 2, 4)
+
+
+def test_results_in_flight_are_collected_in_order_and_none_is_left(monkeypatch):
+  collected = []
+  monkeypatch.setattr(steps, '_STEPS_IN_FLIGHT', {jax.default_backend(): 1})
+  in_flight = steps.InFlight(lambda step, values: collected.append((step, float(values['x']))))
+  for step in range(3):
+    in_flight.add(step, {'x': jnp.float32(step) / 2})
+    assert len(collected) == step  # one may still be computed
+  in_flight.drain()
+  assert collected == [(0, 0.0), (1, 0.5), (2, 1.0)]

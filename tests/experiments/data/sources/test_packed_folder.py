@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def _settings(place, **fields):
-  config = base.get_settings()
+  config = base.get_config()
   config.global_batch_size = 4
   config.data.update({
     'source': 'folder', 'dir': str(place), 'image_size': 16, 'eval_image_size': 16,

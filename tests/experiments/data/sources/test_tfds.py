@@ -55,7 +55,7 @@ def tfds_dir(tmp_path_factory):
     writer.close()
     template = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
     splits.append({'name': split, 'shardLengths': [str(count)], 'filepathTemplate': template})
-  features.save_settings(str(place))
+  features.save_config(str(place))
   info = {'name': 'tiny', 'version': '1.0.0', 'fileFormat': 'array_record', 'splits': splits}
   (place / 'dataset_info.json').write_text(json.dumps(info))
   return root
