@@ -1,7 +1,8 @@
 """Every field of a training run, with what it means. Recipes are short differences from this.
 
 A field that is None is derived when the run starts, after flags have overridden other fields
-(`experiments/settings.py` does that), so `--config.model.variant=F3` also changes the image size.
+(`experiments/training/settings.py` does that), so `--config.model.variant=F3` also changes the
+image size.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -47,8 +48,9 @@ def get_config() -> ConfigDict:
   # Stages, from 0, whose blocks the gradient computes again instead of keeping: less memory, more
   # time, the same values. (0, 1, 2, 3): all of an NFNet.
   config.model.remat = ()
-  # Whether the stem's convolutions work on packed pixels: 'auto' (on accelerators), 'on' or 'off'.
-  config.model.packed_stem = 'auto'
+  # Whether the stem's convolutions work on squares of pixels as the channels of one place: 'auto'
+  # (on accelerators), 'on' or 'off'.
+  config.model.stem_space_to_depth = 'auto'
 
   config.optimizer = ConfigDict()
   config.optimizer.name = 'sgd'  # with Nesterov momentum, as published; or 'adamw'
@@ -101,15 +103,16 @@ def get_config() -> ConfigDict:
   config.data.randaugment_layers = 4  # operations that every picture goes through
   config.data.randaugment_magnitude = config_dict.placeholder(float)  # None: the variant's own
   config.data.autoaugment_policy = 'v0'  # the released code's, or 'paper'
-  # Of the published augmentation, see experiments/augment/randaugment.py; () corrects them all.
+  # Of the published augmentation (experiments/data/augment/randaugment.py); () corrects them all.
   config.data.published_quirks = ('solarize_wraps', 'contrast_by_area', 'enhance_from_tenth')
   # NFNet's; NF-RegNet's is ('augment', 'normalize', 'mix').
   config.data.order = ('mix', 'augment', 'normalize')
   config.data.eval_mode = 'resize_crop_32'  # 'crop_resize', 'resize_crop_0.875' or 'resize' (all)
   config.data.eval_batch_size = config_dict.placeholder(int)  # None: global_batch_size
-  # Whether the host rounds training images to compute_dtype and packs them for the stem: 'auto'
-  # (for accelerators), 'on' or 'off'. The network sees the same values.
-  config.data.packed_images = 'auto'
+  # Whether the host rounds training images to compute_dtype and puts squares of their pixels into
+  # channels as the stem does first: 'auto' (for accelerators), 'on' or 'off'. The network sees the
+  # same values.
+  config.data.space_to_depth = 'auto'
   config.data.num_workers = 0  # processes that prepare batches; 0: threads of this process
   config.data.num_threads = 8  # threads per process that decode and augment
   config.data.max_corrupt_fraction = 0.001  # more unreadable pictures than this end the run

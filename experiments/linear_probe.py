@@ -6,6 +6,7 @@ The pictures are prepared as for evaluation, without augmentation, so each has o
 they are kept in the work directory. The rest takes seconds, and is the same every time.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -16,138 +17,122 @@ from typing import Any
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from experiments import (
-  checkpoints,
-  data,
-  distributed,
-  evaluate,
-  files,
-  metrics,
-  outcome,
-  predictions,
-  pretrained,
+from experiments.data import Batch, sources
+from experiments.reporting import progress, recording, results
+from experiments.runtime import atomic_files, processes
+from experiments.runtime.errors import ConfigError
+from experiments.training import (
+  evaluation,
+  initial_weights,
+  nonfinite,
   settings,
-  sources,
   steps,
+  work_directory,
 )
-from experiments.batch import Batch
-from experiments.errors import ConfigError
 from nfnets import optim
 
 FEATURES_NAME = 'features.npz'
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-  """Trains the classifier of `config.model.pretrained` alone and writes what any run leaves.
+def train(run: settings.Run, workdir: pathlib.Path) -> dict[str, Any]:
+  """Trains the classifier of pretrained weights alone and writes what any run leaves.
 
   Args:
-    config: resolved.
+    run: with `pretrained`.
     workdir: the run's folder.
 
   Returns:
     The final figures, as in `report.json`.
 
   Raises:
-    ConfigError: there are several processes; a field cannot be used.
+    ConfigError: there are several processes.
+    NonFiniteError: a loss or gradient was NaN or infinite, and `on_nonfinite` is 'stop'.
     ValueError: the data, the weights or the work directory cannot be used.
   """
   if jax.process_count() > 1:
     raise ConfigError('a linear probe needs one process only: leave --coordinator out.')
-  info = data.describe(config)
-  num_classes = settings.num_classes(config, info.num_classes)
-  plan = settings.make_plan(config, info.num_train)
-  network = settings.make_network(config, num_classes)
-  checkpoints.claim_workdir(workdir, config.to_dict())
-  params, network_state = _start(config, network)
+  work_directory.claim(workdir, run.config)
+  params, network_state = _start(run)
   head = optim.find_classifier(params)
   replicated = steps.replicate((params, network_state))
-  train_set, test_set = _features(config, workdir, network, replicated, info)
-
-  probe = _classifier_network(head, params[head], settings.model_spec(config).drop_rate)
-  optimizer, step_settings = settings.make_optimizer(_of_head_alone(config), plan)
-  train_step = steps.make_train_step(probe, optimizer, step_settings)
-  state = steps.replicate(steps.init_state(probe, optimizer, config.seed, 1))
-  distributed.say(
-    f'{config.model.pretrained}: training its classifier, {num_classes} classes, on '
-    f'{len(train_set[1]):,} rows of {train_set[0].shape[1]:,} features. {plan.total_steps:,} steps '
-    f'of {config.global_batch_size}. Results go to {workdir}.'
+  train_set, test_set = _features(run, workdir, replicated)
+  processes.say(
+    f'{run.pretrained}: training its classifier, {run.num_classes} classes, on '
+    f'{len(train_set[1]):,} rows of {train_set[0].shape[1]:,} features. '
+    f'{run.plan.total_steps:,} steps of {run.data.global_batch_size}. Results go to {workdir}.'
   )
-  progress = metrics.Progress(
-    total_steps=plan.total_steps,
-    steps_per_epoch=plan.steps_per_epoch,
-    images_per_step=config.global_batch_size,
-  )
-  batches = _train_batches(*train_set, config.global_batch_size, config.seed)
-  in_flight: list[Any] = []
-  with metrics.MetricWriter(workdir) as writer:
-    for step in range(1, plan.total_steps + 1):
-      state, step_metrics = train_step(state, next(batches))
-      in_flight.append(step_metrics)
-      steps.wait_for(in_flight)
-      if step % config.log_every_steps == 0 or step in (1, plan.total_steps):
-        values = {name: float(value) for name, value in step_metrics.items()}
-        values |= progress.speeds(step)
-        writer.write(step, {f'train/{name}': value for name, value in values.items()})
-        distributed.say(
-          progress.line(step, loss=values['loss'], learning_rate=values['learning_rate'])
-        )
+  probe = _classifier_network(head, params[head], run.spec.drop_rate)
+  with recording.MetricWriter(workdir) as writer:
+    state = _train(run, workdir, probe, train_set, writer)
     networks = {'': (state.params, {}), '_ema': (state.ema_params, {})}
-    test = _test_batches(*test_set, config.data.eval_batch_size)
-    results = evaluate.evaluate(steps.make_eval_step(probe), networks, test)
-    writer.write(plan.total_steps, {f'test/{name}': value for name, value in results.items()})
+    test = _test_batches(*test_set, run.data.eval_batch_size)
+    tested = evaluation.evaluate(steps.make_eval_step(probe), networks, test)
+    writer.write(run.plan.total_steps, {f'test/{name}': value for name, value in tested.items()})
 
   trained = steps.replicate({**params, head: jax.device_get(state.ema_params[head])})
   figures = {
-    **results,
+    **tested,
     'parameters': sum(np.size(x) for x in jax.tree.leaves(params)),
     'trained_parameters': sum(np.size(x) for x in jax.tree.leaves(state.params)),
-    'unreadable_training_pictures': info.num_train - len(train_set[1]),
-    'steps': plan.total_steps,
-    'epochs': plan.total_steps / plan.steps_per_epoch,
+    'unreadable_training_pictures': run.info.num_train - len(train_set[1]),
   }
-  return outcome.write(
-    config,
-    workdir,
-    network,
-    trained,
-    replicated[1],
-    figures,
-    info=info,
-    steps_per_epoch=plan.steps_per_epoch,
+  return results.write(run, workdir, trained, replicated[1], figures)
+
+
+def _train(
+  run: settings.Run,
+  workdir: pathlib.Path,
+  probe: hk.TransformedWithState,
+  train_set: tuple[np.ndarray, np.ndarray],
+  writer: recording.MetricWriter,
+) -> steps.TrainState:
+  """The loop over batches of features; returns the last state."""
+  plan, size = run.plan, run.data.global_batch_size
+  train_step = steps.make_train_step(probe, run.optimizer, run.step)
+  state = steps.replicate(steps.init_state(probe, run.optimizer, run.step.seed, 1))
+  pace = progress.Progress(
+    total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, images_per_step=size
   )
+  log = progress.StepLog(writer, pace, every=run.log_every_steps, first=1, last=plan.total_steps)
+  policy = nonfinite.Policy(run.on_nonfinite, workdir, probe, run.layout)
+  in_flight = steps.InFlight(lambda *finished: policy.check(*finished, state))
+  batches = _train_batches(*train_set, size, run.step.seed)
+  for step in range(1, plan.total_steps + 1):
+    batch = next(batches)
+    state, step_metrics = train_step(state, batch)
+    in_flight.add(step, step_metrics, batch)
+    if log.due(step):
+      log.write(step, step_metrics)
+  in_flight.drain()
+  return state
 
 
-def _start(config: ml_collections.ConfigDict, network: hk.TransformedWithState) -> tuple[Any, Any]:
+def _start(run: settings.Run) -> tuple[Any, Any]:
   """The pretrained weights under a new classifier, and their state, as numpy arrays."""
-  images = jnp.zeros((1, *[config.data.eval_image_size] * 2, 3))
-  init = jax.jit(lambda key: network.init(key, images, is_training=True))
-  fresh = jax.device_get(init(jax.random.key(config.seed)))
-  return pretrained.start_from(config.model.pretrained, *fresh, new_head=config.finetune.new_head)
+  images = jnp.zeros((1, *[run.data.eval_image_size] * 2, 3))
+  init = jax.jit(lambda key: run.network.init(key, images, is_training=True))
+  fresh = jax.device_get(init(jax.random.key(run.step.seed)))
+  return initial_weights.start_from(run.pretrained, *fresh, new_head=run.new_head)
 
 
 def _features(
-  config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
-  network: hk.TransformedWithState,
-  weights: tuple[Any, Any],
-  info: data.DatasetInfo,
+  run: settings.Run, workdir: pathlib.Path, weights: tuple[Any, Any]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
   """(features [N, C] float32, labels [N]) of the training and of the test set, readable ones."""
   path = workdir / FEATURES_NAME
-  key = _fingerprint(config, weights)
+  key = _fingerprint(run, weights)
   if path.exists():
     with np.load(path) as stored:
       if str(stored['key']) == key:
-        distributed.say(f'Using the features in {path}.')
+        processes.say(f'Using the features in {path}.')
         return [(stored[f'{part}_x'], stored[f'{part}_y']) for part in ('train', 'test')]
   sets = []
-  for num_examples, of_training_set in ((info.num_train, True), (info.num_test, False)):
-    distributed.say(f'Computing the features of {num_examples:,} pictures.')
-    found = predictions.predict(
-      network, *weights, config, num_examples=num_examples, of_training_set=of_training_set
+  for num_examples, of_training_set in ((run.info.num_train, True), (run.info.num_test, False)):
+    processes.say(f'Computing the features of {num_examples:,} pictures.')
+    found = evaluation.predict(
+      run.network, *weights, run.data, num_examples=num_examples, of_training_set=of_training_set
     )
     sets.append((found.pool[found.readable], found.labels[found.readable]))
   (train_x, train_y), (test_x, test_y) = sets
@@ -157,11 +142,11 @@ def _features(
     with temporary.open('wb') as file:  # given a path, numpy would add a suffix
       np.savez(file, key=key, **arrays)
 
-  files.replace(path, write)
+  atomic_files.replace(path, write)
   return sets
 
 
-def _fingerprint(config: ml_collections.ConfigDict, weights: tuple[Any, Any]) -> str:
+def _fingerprint(run: settings.Run, weights: tuple[Any, Any]) -> str:
   """Of all that the features follow from: the trunk, the pictures' names, how they are prepared."""
   params, network_state = weights
   head = optim.find_classifier(params)
@@ -169,25 +154,10 @@ def _fingerprint(config: ml_collections.ConfigDict, weights: tuple[Any, Any]) ->
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves((trunk, network_state)):
     digest.update(np.asarray(leaf).tobytes())
-  spec = settings.model_spec(config).to_dict()
-  fields = {**config.data.to_dict(), 'spec': spec}
+  fields = {**dataclasses.asdict(run.data), 'spec': run.spec.to_dict()}
   digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
-  digest.update(json.dumps(_file_stats(config)).encode())
+  digest.update(json.dumps(sources.file_stats(run.data)).encode())
   return digest.hexdigest()
-
-
-def _file_stats(config: ml_collections.ConfigDict) -> list[tuple[str, int, int]]:
-  """Name, size and time of what the pictures are read from, where that is files of the user's."""
-  paths = [pathlib.Path(config.data.dir).expanduser()] if config.data.dir else []
-  if paths and paths[0].is_dir():
-    paths += [
-      source.root / name
-      for source in sources.open_sources(config)
-      if isinstance(source, sources.FolderSource)
-      for name in source.files.names
-    ]
-  stats = [(path, path.stat()) for path in paths if path.is_file()]
-  return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
 def _classifier_network(
@@ -205,15 +175,6 @@ def _classifier_network(
     return {'pool': images, 'logits': images @ params[head]['w'] + params[head]['b']}, state
 
   return hk.TransformedWithState(init, apply)
-
-
-def _of_head_alone(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The config without prefixes, which name parameters that the classifier alone does not have."""
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.finetune.frozen = ()
-    config.finetune.learning_rate_multipliers = ml_collections.ConfigDict()
-  return config
 
 
 def _train_batches(

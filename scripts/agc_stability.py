@@ -22,8 +22,10 @@ import optax
 from matplotlib.figure import Figure
 
 from configs import digits
-from experiments import data, figures, settings, steps
-from experiments.batch import Batch
+from experiments import data
+from experiments.data import Batch
+from experiments.reporting import plot_style
+from experiments.training import settings, steps
 from nfnets import optim
 
 BATCHES = (32, 128, 256)  # of 1,437 pictures; larger ones have too few steps to train at all
@@ -41,7 +43,7 @@ SPEC = {
 }
 
 
-def make_config(batch: int, clipping: float, epochs: float):
+def read_run(batch: int, clipping: float, epochs: float) -> settings.Run:
   """A short run on the digits whose schedule peaks at 1; `scale_by_rate` brings the rate."""
   config = digits.get_config()
   config.num_epochs = epochs
@@ -51,7 +53,7 @@ def make_config(batch: int, clipping: float, epochs: float):
   config.optimizer.warmup_epochs = 1.0
   config.optimizer.clipping = clipping
   config.data.eval_batch_size = 360
-  return settings.resolve(config)
+  return settings.read(config)
 
 
 def scale_by_rate() -> optax.GradientTransformation:
@@ -62,11 +64,11 @@ def scale_by_rate() -> optax.GradientTransformation:
   )
 
 
-def preload(config) -> tuple[np.ndarray, np.ndarray, Batch]:
+def preload(run: settings.Run) -> tuple[np.ndarray, np.ndarray, Batch]:
   """Returns the training digits [N, H, W, 3], their labels [N], and the one test batch."""
-  with data.test_batches(config, 1, of_training_set=True) as batches:
+  with data.test_batches(run.data, 1, of_training_set=True) as batches:
     parts = [(b.images[0], b.labels[0], b.mask[0] > 0) for b in batches]
-  with data.test_batches(config, 1) as batches:
+  with data.test_batches(run.data, 1) as batches:
     test = next(batches)
   images, labels, real = (np.concatenate(column) for column in zip(*parts, strict=True))
   return images[real], labels[real], test
@@ -77,18 +79,16 @@ class Trainer:
 
   def __init__(self, batch: int, clipping: float, epochs: float):
     """Builds the network and its steps."""
-    self.config = make_config(batch, clipping, epochs)
-    self.network = settings.make_network(self.config, 10)
-    self.plan = settings.make_plan(self.config, 1437)
-    optimizer, step_settings = settings.make_optimizer(self.config, self.plan)
-    self.optimizer = optax.chain(optimizer, scale_by_rate())
-    self.train_step = steps.make_train_step(self.network, self.optimizer, step_settings)
+    self.described = read_run(batch, clipping, epochs)
+    self.network, self.plan = self.described.network, self.described.plan
+    self.optimizer = optax.chain(self.described.optimizer, scale_by_rate())
+    self.train_step = steps.make_train_step(self.network, self.optimizer, self.described.step)
     self.eval_step = steps.make_eval_step(self.network)
 
   def run(self, rate: float, images: np.ndarray, labels: np.ndarray, test: Batch) -> dict[str, Any]:
     """Trains once; a run whose loss is not finite has lost."""
-    size = self.config.global_batch_size
-    state = steps.init_state(self.network, self.optimizer, 0, self.config.data.image_size)
+    size = self.described.data.global_batch_size
+    state = steps.init_state(self.network, self.optimizer, 0, self.described.data.image_size)
     state = state._replace(opt_state=(state.opt_state[0], jnp.float32(rate)))
     state = steps.replicate(state)
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def measure(
   for batch in batches:
     for clipping in clippings or (optim.clipping_for_batch(batch), 0.0):
       trainer = Trainer(batch, clipping, epochs)
-      loaded = loaded or preload(trainer.config)
+      loaded = loaded or preload(trainer.described)
       for rate in rates:
         if (batch, rate, clipping, epochs) in done:
           continue
@@ -158,8 +158,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
   figure = Figure(figsize=(3.1 * (len(batches) + 1), 3.8), dpi=110, layout='constrained')
   *panels, last = figure.subplots(1, len(batches) + 1)
   kinds = (
-    (True, 'o-', figures.BLUE, 'with AGC'),
-    (False, 's--', figures.VERMILION, 'without AGC'),
+    (True, 'o-', plot_style.BLUE, 'with AGC'),
+    (False, 's--', plot_style.VERMILION, 'without AGC'),
   )
   for axes, batch in zip(panels, batches, strict=True):
     for clipped, style, colour, label in kinds:
@@ -192,7 +192,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     axes.set_xscale('log', base=2)
     axes.set_xticks(rates[::2], [f'{rate:g}' for rate in rates[::2]])
   for axes in (*panels, last):
-    figures.tidy(axes)
+    plot_style.tidy(axes)
   return figure
 
 

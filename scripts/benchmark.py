@@ -10,9 +10,9 @@ Models are names of nfnets.list_models(), or JSON files with the fields of a Mod
 
 Tasks. 'predict': a batch of images that is on the device, to logits. 'gradient': the loss of a
 batch and its gradient by all parameters, in training mode. 'step': the train step of
-experiments/steps.py on one device, with the published recipe (AGC, Nesterov momentum, averaged
-weights). Sizes are by default the model's test size for 'predict' and its train size for the
-others. Dropout and stochastic depth are on in training, at the same rates for all contestants.
+experiments/training/steps.py on one device, with the published recipe (AGC, Nesterov momentum,
+averaged weights). Sizes are by default the model's test size for 'predict' and its train size for
+the others. Dropout and stochastic depth are on in training, at the same rates for all contestants.
 Weights are random; skip gains are 1, as at 0, where they start, branches would be all zeros.
 
 Contestants:

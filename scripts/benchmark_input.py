@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 
 from configs import base
 from experiments import data
-from experiments.errors import DataError
+from experiments.runtime.errors import DataError
 
 RECIPES = ('plain', 'randaugment', 'published')  # what timm has no like of is left out for it
 BATCH = 32
@@ -47,7 +47,7 @@ def ours(folder: str, size: int, recipe: str, magnitude: float, resize: str = 'e
     'randaugment_magnitude': magnitude,
     'mixing': 'mixup_cutmix' if recipe == 'published' else 'none',
   })  # fmt: skip
-  return data.train_batches(config, 0, num_devices=1)
+  return data.train_batches(data.DataSettings.from_config(config), 0, num_devices=1)
 
 
 def timms(

@@ -17,19 +17,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from experiments import figures, metrics
+from experiments.reporting import plot_style, recording
 
 METRICS = ('train/loss', 'test/top1_ema', 'train/gradient_norm', 'train/seconds_per_step')
 # After eight runs the line styles change.
-_COLOURS = (*figures.PALETTE, '#8C6D31')
+_COLOURS = (*plot_style.PALETTE, '#8C6D31')
 _STYLES = ('-', '--', ':', '-.')
 _SHARES = ('top1', 'top5', 'clipped_share', 'data_wait_share')  # drawn as percentages
 _LOGARITHMIC = ('train/loss', 'train/gradient_norm')
 
-Runs = Mapping[str, Mapping[str, metrics.Series]]
+Runs = Mapping[str, Mapping[str, recording.Series]]
 
 
-def read_runs(directories: Sequence[pathlib.Path]) -> dict[str, dict[str, metrics.Series]]:
+def read_runs(directories: Sequence[pathlib.Path]) -> dict[str, dict[str, recording.Series]]:
   """Returns label -> metric name -> series, the labels as short as they can be told apart by.
 
   Raises:
@@ -39,11 +39,12 @@ def read_runs(directories: Sequence[pathlib.Path]) -> dict[str, dict[str, metric
     raise ValueError('a directory is named twice: name every run once.')
   runs = {}
   for label, directory in zip(_labels(directories), directories, strict=True):
-    if not (directory / metrics.CSV_NAME).is_file():
+    if not (directory / recording.CSV_NAME).is_file():
       raise ValueError(
-        f'{directory} has no {metrics.CSV_NAME}: name the --workdir of a run, such as runs/digits.'
+        f'{directory} has no {recording.CSV_NAME}: name the --workdir of a run, such as '
+        'runs/digits.'
       )
-    runs[label] = metrics.read_csv(directory)
+    runs[label] = recording.read_csv(directory)
   return runs
 
 
@@ -107,7 +108,7 @@ def _draw_panel(axes: Axes, name: str, runs: Runs, smoothing: int) -> None:
     )
   axes.set_xlabel('step (parameter updates)')
   axes.set_ylabel(f'{name} (%)' if percent else name)
-  figures.tidy(axes)
+  plot_style.tidy(axes)
   if not axes.get_lines():
     axes.set_yticks([])
     axes.text(0.5, 0.5, 'not recorded', transform=axes.transAxes, ha='center', color='0.45')
@@ -123,7 +124,7 @@ def _smooth(values: np.ndarray, count: int) -> np.ndarray:
   return np.array([np.mean(values[max(0, i + 1 - count) : i + 1]) for i in range(len(values))])
 
 
-def _last(series: metrics.Series | None) -> str:
+def _last(series: recording.Series | None) -> str:
   return '-' if series is None or not len(series.values) else f'{series.values[-1]:.4g}'
 
 

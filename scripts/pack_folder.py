@@ -15,8 +15,8 @@ import sys
 
 import tqdm
 
-from experiments import packed
-from experiments.errors import DataError
+from experiments.data.sources import packed_folder
+from experiments.runtime.errors import DataError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,10 +27,10 @@ def main(arguments: list[str] | None = None) -> None:
   chosen = parser.parse_args(arguments)
   progress = functools.partial(tqdm.tqdm, unit=' pictures', desc='packing')
   try:
-    count = packed.pack(chosen.src, chosen.out, progress)
+    count = packed_folder.pack(chosen.src, chosen.out, progress)
   except DataError as error:
     sys.exit(f'Error: {error}.')
-  size = (pathlib.Path(chosen.out).expanduser() / packed.RECORDS_NAME).stat().st_size
+  size = (pathlib.Path(chosen.out).expanduser() / packed_folder.RECORDS_NAME).stat().st_size
   print(f'{count:,} pictures are packed in {chosen.out} ({size / 1e6:,.1f} MB).')
 
 

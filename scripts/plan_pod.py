@@ -9,6 +9,7 @@ compiler's figures. Compiling takes minutes; the figures are kept, so asking aga
 docs/pods.md says what they mean and what they leave out.
 """
 
+import dataclasses
 import io
 import pathlib
 import sys
@@ -23,8 +24,10 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from experiments import cli, data, settings
+from experiments import data
 from experiments.pods import chips, plan
+from experiments.runtime import command_line
+from experiments.training import settings
 
 GIB = 2**30
 SMALLER = (
@@ -39,11 +42,11 @@ def say(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
 
 
-def report(one: plan.Estimate, config, examples: int, host_rate: float | None) -> str:
+def report(one: plan.Estimate, run: settings.Run, host_rate: float | None) -> str:
   """Formats what one estimate says of a run."""
   topology, chip = one.topology, one.topology.chip
   lines = [
-    f'{config.model.variant} at {config.data.image_size} px, {config.compute_dtype}, on '
+    f'{run.variant} at {run.data.image_size} px, {run.step.compute_dtype}, on '
     f'{topology.name}: {topology.num_devices} devices on {topology.num_hosts} host(s), batch '
     f'{one.global_batch} = {one.batch} per device'
   ]
@@ -73,19 +76,20 @@ def report(one: plan.Estimate, config, examples: int, host_rate: float | None) -
     f'estimate   {milliseconds:.1f} ms per step: {costs.cycles:,} cycles at {chip.clock / 1e6:.0f} '
     f'MHz ({chip.clock_source}), all-reduces and launches left out'
   )
-  published = plan.PUBLISHED_MS.get(config.model.variant)
+  published = plan.PUBLISHED_MS.get(run.variant)
   if published and topology.kind == 'v3' and one.batch == 32:
     lines.append(
       f'published  {published:.1f} ms measured on TPUv3 at 32 per core; estimate / published '
       f'{milliseconds / published:.2f}'
     )
-  hours = one.hours(config.num_epochs, examples)
+  epochs, examples = run.config['num_epochs'], run.info.num_train
+  hours = one.hours(epochs, examples)
   needed = one.host_images_per_second()
   lines += [
     f'all-reduce {one.all_reduce_seconds * 1e3:.2f} ms more at the least, if nothing overlaps: '
     f'{costs.all_reduce_bytes / 1e6:.0f} MB of gradients over the links of {topology.name}',
     f'run        {one.images_per_second():,.0f} images/s, {hours:.1f} hours for '
-    f'{config.num_epochs:g} epochs of {examples:,} images',
+    f'{epochs:g} epochs of {examples:,} images',
     f'input      each host has to prepare {needed:,.0f} images/s',
   ]
   if host_rate:
@@ -96,16 +100,19 @@ def report(one: plan.Estimate, config, examples: int, host_rate: float | None) -
   return '\n'.join(lines)
 
 
-def measure_host(config, seconds: float = 5.0) -> float:
+def measure_host(run: settings.Run, seconds: float = 5.0) -> float:
   """Images per second that this host prepares as the config says, of generated JPEG pictures."""
-  config = config.copy_and_resolve_references()
-  with tempfile.TemporaryDirectory() as folder, config.unlocked():
+  with tempfile.TemporaryDirectory() as folder:
     _write_pictures(pathlib.Path(folder))
-    config.global_batch_size = 64
-    config.data.update(
-      {'source': 'folder', 'dir': folder, 'num_workers': 0, 'train_split': 'train'}
+    chosen = dataclasses.replace(
+      run.data,
+      global_batch_size=64,
+      source='folder',
+      dir=folder,
+      num_workers=0,
+      train_split='train',
     )
-    with data.train_batches(config, 0, num_devices=1) as batches:
+    with data.train_batches(chosen, 0, num_devices=1) as batches:
       next(batches)
       began, count = time.monotonic(), 0
       while time.monotonic() < began + seconds:
@@ -157,12 +164,14 @@ def main() -> None:
   batch = plan.per_device_batch(values.batch or config.global_batch_size, topology)
   with config.unlocked():
     config.global_batch_size = batch * topology.num_devices
-    config.model.num_classes = config.model.num_classes or values.classes
-  config = settings.resolve(config)
-  planner = plan.Planner(config, topology, examples=values.examples, say=say)
+  info = data.DatasetInfo(
+    values.examples, 0, config.model.num_classes or values.classes, class_names=()
+  )
+  run = settings.read(config, info, backend='tpu')
+  planner = plan.Planner(run, topology, say=say)
   one = planner.estimate(batch)
-  host_rate = values.host_rate or (measure_host(config) if one.step_seconds else None)
-  print(report(one, config, values.examples, host_rate), flush=True)
+  host_rate = values.host_rate or (measure_host(run) if one.step_seconds else None)
+  print(report(one, run, host_rate), flush=True)
   if topology.smallest != topology:
     print(
       f'           (compiled for {topology.smallest.name}: the program of a device is the same)'
@@ -178,9 +187,7 @@ def main() -> None:
       )
   if values.sweep:
     sizes = sorted({max(1, round(batch * share)) for share in SWEEP})
-    picture = draw(
-      [planner.estimate(size) for size in sizes], f'{config.model.variant} on {topology.kind}'
-    )
+    picture = draw([planner.estimate(size) for size in sizes], f'{run.variant} on {topology.kind}')
     pathlib.Path(values.sweep).write_bytes(picture)
     print(f'drawn      {values.sweep}')
 
@@ -195,4 +202,4 @@ if __name__ == '__main__':
   flags.DEFINE_bool('largest', False, 'Find the largest batch that fits, by compiling.')
   flags.DEFINE_integer('multiple', 8, 'Of what the largest batch per device is a multiple.')
   flags.DEFINE_string('sweep', None, 'Draw memory and time against the batch: a PNG file.')
-  cli.run(main)
+  command_line.run(main)

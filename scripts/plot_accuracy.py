@@ -21,17 +21,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments import figures
+from experiments.reporting import plot_style
 from nfnets import flops
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'docs/figures/published.json'
 KINDS = ('measured', 'estimated')
 STYLES = {
-  'NFNet': (figures.BLUE, 'o', '-'),
-  'NFNet with SAM': (figures.BLUE, '*', ''),
-  'NFNet with BatchNorm': (figures.ORANGE, 's', '--'),
-  'EfficientNet': (figures.VERMILION, '^', ''),
-  'ResNet': (figures.GREEN, 'D', ''),
+  'NFNet': (plot_style.BLUE, 'o', '-'),
+  'NFNet with SAM': (plot_style.BLUE, '*', ''),
+  'NFNet with BatchNorm': (plot_style.ORANGE, 's', '--'),
+  'EfficientNet': (plot_style.VERMILION, '^', ''),
+  'ResNet': (plot_style.GREEN, 'D', ''),
 }
 _ABOVE_LEFT, _BELOW_RIGHT = (-6, 6, 'right'), (7, -11, 'left')
 Points = Sequence[Mapping[str, Any]]
@@ -78,7 +78,7 @@ def draw_latency(points: Points, steps: Mapping[str, Mapping[str, Any]]) -> Figu
     _dress(axes, title, 'training step, ms')
   if steps:
     by_model = {point.get('model'): point for point in points}
-    for kind, fill in (('measured', figures.BLUE), ('estimated', 'white')):
+    for kind, fill in (('measured', plot_style.BLUE), ('estimated', 'white')):
       found = [(by_model[m], step['ms']) for m, step in steps.items() if step['kind'] == kind]
       if not found:
         continue
@@ -87,7 +87,7 @@ def draw_latency(points: Points, steps: Mapping[str, Mapping[str, Any]]) -> Figu
         [point['top1'] for point, _ in found],
         'o' if kind == 'measured' else 'h',
         markerfacecolor=fill,
-        markeredgecolor=figures.BLUE,
+        markeredgecolor=plot_style.BLUE,
         markersize=8,
         linestyle='',
         label=kind,
@@ -150,7 +150,7 @@ def _dress(axes: Axes, title: str, label: str) -> None:
   axes.xaxis.set_major_formatter('{x:g}')
   axes.xaxis.set_minor_locator(NullLocator())
   axes.margins(x=0.14, y=0.1)
-  figures.tidy(axes)
+  plot_style.tidy(axes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

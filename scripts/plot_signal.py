@@ -37,7 +37,7 @@ from signal_networks import (
   theory,
 )
 
-from experiments import figures
+from experiments.reporting import plot_style
 from nfnets import mean_field, zoo
 from nfnets.signal_propagation import BlockStatistics, diagnose
 
@@ -94,7 +94,7 @@ def draw(subject: Subject, rows: Rows, expected: Sequence | None) -> Figure:
   figure = Figure(figsize=(12, 3.9), dpi=110, layout='constrained')
   for axes, (field, title) in zip(figure.subplots(1, 3), FIELDS.items(), strict=True):
     points = _points(rows, field)
-    axes.plot(*points, 'o', color=figures.BLUE, markersize=5, label='measured', zorder=3)
+    axes.plot(*points, 'o', color=plot_style.BLUE, markersize=5, label='measured', zorder=3)
     values = list(points[1])
     if expected and not (field == 'average_squared_mean' and not expected[0].squared_mean):
       values += (line := [getattr(m, _THEORY[field]) for m in expected])
@@ -102,7 +102,7 @@ def draw(subject: Subject, rows: Rows, expected: Sequence | None) -> Figure:
     if field == 'average_variance' and hasattr(subject.spec, 'alpha') and expected:
       values += (line := mean_field.design(subject.spec))
       label = r'design, $1 + k\alpha^2$'
-      axes.plot(range(1, len(line) + 1), line, '--', color=figures.VERMILION, label=label)
+      axes.plot(range(1, len(line) + 1), line, '--', color=plot_style.VERMILION, label=label)
     positive = [value for value in values if value > 0]
     if positive and max(positive) > 30 * min(positive):
       axes.set_yscale('log')
@@ -135,7 +135,7 @@ def _dress(axes: Axes, title: str) -> None:
   axes.set_title(title, fontsize='medium')
   axes.set_xlabel('block')
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-  figures.tidy(axes)
+  plot_style.tidy(axes)
 
 
 def report_gaps(name: str, rows: Rows, expected: Sequence[mean_field.Moments]) -> None:

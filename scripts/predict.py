@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 import nfnets
-from experiments import compilation_cache
+from experiments.runtime import compilation_cache
 from nfnets import classifier as classifiers
 from nfnets import inference, picture_files
 

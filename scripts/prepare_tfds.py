@@ -8,22 +8,22 @@ python scripts/prepare_tfds.py --name cifar10 --out DIR
 import argparse
 import sys
 
-from experiments import prepare
-from experiments.errors import DataError
+from experiments.data import prepare_tfds
+from experiments.runtime.errors import DataError
 
 
 def main(arguments: list[str] | None = None) -> None:
   """Prepares what the arguments say; ends the program with one sentence on an error."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--name', default=prepare.IMAGENET, help='TFDS name [%(default)s]')
+  parser.add_argument('--name', default=prepare_tfds.IMAGENET, help='TFDS name [%(default)s]')
   parser.add_argument('--tars', help='folder of the ILSVRC2012 tars, or of other manual downloads')
   parser.add_argument('--out', required=True, help="TFDS's data directory: data.dir in training")
   chosen = parser.parse_args(arguments)
   try:
-    builder = prepare.prepare(chosen.name, chosen.out, chosen.tars)
+    builder = prepare_tfds.prepare(chosen.name, chosen.out, chosen.tars)
   except DataError as error:
     sys.exit(f'Error: {error}.')
-  print(prepare.summary(builder))
+  print(prepare_tfds.summary(builder))
   print(f'Train on it with --config.data.name={chosen.name} --config.data.dir={chosen.out}')
 
 

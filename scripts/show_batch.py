@@ -16,8 +16,10 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, data, settings
-from experiments.batch import Batch
+from experiments import data
+from experiments.data import Batch
+from experiments.runtime import command_line
+from experiments.training import settings
 from nfnets import images
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'Whose batch to draw.')
@@ -93,17 +95,17 @@ def _tile(pixels: np.ndarray, lines: list[str]) -> np.ndarray:
 
 def main() -> None:
   """Draws what the flags say."""
-  config = settings.resolve(_CONFIG.value)
-  info = data.describe(config)
-  with data.train_batches(config, _STEP.value, num_devices=1) as batches:
+  chosen = data.DataSettings.from_config(settings.resolve(_CONFIG.value))
+  info = data.describe(chosen)
+  with data.train_batches(chosen, _STEP.value, num_devices=1) as batches:
     batch = next(batches)
   sheet = draw(batch, info.class_names, _COUNT.value)
   out = pathlib.Path(_OUT.value)
   if out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
     raise ValueError(f'--out={out} is neither a .png nor a .jpg file: name one of the two.')
   out.write_bytes(cv2.imencode(out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
-  print(f'Step {_STEP.value} of {config.data.name or config.data.source} is drawn in {out}.')
+  print(f'Step {_STEP.value} of {chosen.name or chosen.source} is drawn in {out}.')
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  command_line.run(main)

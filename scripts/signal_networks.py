@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import figures
+from experiments.reporting import plot_style
 from nfnets import activations, baselines, initialization, load_pretrained, mean_field, zoo
 from nfnets.baselines.common import BatchNorm
 from nfnets.signal_propagation import BlockStatistics, measure_blocks
@@ -157,11 +157,16 @@ def compare(depth: str, images: jax.Array, seed: int) -> tuple[list[Curve], dict
   with_bn, with_nf = of_spec('BN', bn), of_spec('NF', nf)
   curves = []
   for label, colour, style, subject in (
-    ('batch normalisation', figures.VERMILION, '-', with_bn),
-    ('normalizer-free: scaled weight standardisation and gamma', figures.BLUE, '-', with_nf),
-    ('no normalisation at all', figures.PURPLE, '-.', changed(with_bn, no_norm)),
-    ('normalizer-free without weight standardisation', figures.GREEN, '--', changed(with_nf, he)),
-    ('normalizer-free without gamma', figures.ORANGE, ':', changed(with_nf, no_gamma)),
+    ('batch normalisation', plot_style.VERMILION, '-', with_bn),
+    ('normalizer-free: scaled weight standardisation and gamma', plot_style.BLUE, '-', with_nf),
+    ('no normalisation at all', plot_style.PURPLE, '-.', changed(with_bn, no_norm)),
+    (
+      'normalizer-free without weight standardisation',
+      plot_style.GREEN,
+      '--',
+      changed(with_nf, he),
+    ),
+    ('normalizer-free without gamma', plot_style.ORANGE, ':', changed(with_nf, no_gamma)),
   ):
     curves.append(Curve(label, colour, style, measure(subject, images, seed)))
     print(f'measured: {label}', flush=True)

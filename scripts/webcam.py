@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 import nfnets
-from experiments import compilation_cache
+from experiments.runtime import compilation_cache
 from nfnets import classifier as classifiers
 
 _CODECS = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mp4': 'mp4v'}

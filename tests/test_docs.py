@@ -83,7 +83,10 @@ def _options(program):
   }.get(program, program)
   sources = [(ROOT / path).read_text()]
   if 'experiments' in sources[0] and 'absl' in sources[0]:
-    sources += [(ROOT / f'experiments/{part}.py').read_text() for part in ('cli', 'distributed')]
+    sources += [
+      (ROOT / f'experiments/runtime/{part}.py').read_text()
+      for part in ('command_line', 'processes')
+    ]
   found = re.findall(r"['\"]--([\w-]+)['\"]", sources[0])
   for source in sources:
     found += re.findall(r"DEFINE_\w+\(\s*'(\w+)'", source)

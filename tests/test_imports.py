@@ -31,34 +31,37 @@ ORDER = [
   {'nfnets.classifier'},
   {'nfnets'},
   {'configs'},
-  {
-    'experiments.errors',
-    'experiments.batch',
-    'experiments.cli',
-    'experiments.compilation_cache',
-    'experiments.figures',
-    'experiments.files',
-  },
-  {'experiments.distributed', 'experiments.faults'},
-  {'experiments.augment', 'experiments.folder_layout'},
-  {'experiments.folders', 'experiments.prepare'},
-  {'experiments.packed'},
-  {'experiments.sources'},
-  {'experiments.examples'},
-  {'experiments.assemble'},
+  {'experiments.runtime'},
   {'experiments.data'},
-  {'experiments.gradients'},
-  {'experiments.statistics'},
-  {'experiments.steps'},
-  {'experiments.pretrained', 'experiments.profiling'},
-  {'experiments.settings'},
-  {'experiments.checkpoints', 'experiments.metrics', 'experiments.pods'},
-  {'experiments.evaluate', 'experiments.report', 'experiments.predictions'},
-  {'experiments.mistakes'},
-  {'experiments.outcome'},
-  {'experiments.linear_probe'},
+  {'experiments.training'},
+  {'experiments.pods', 'experiments.reporting'},
+  {'experiments.evaluate', 'experiments.linear_probe'},
   {'experiments.train'},
 ]
+# The same rule inside two of the packages, whose `__init__` gives names and stands above all.
+INSIDE = {
+  'experiments.data': [
+    {'batch', 'settings', 'augment', 'prepare_tfds'},
+    {'sources'},
+    {'one_example'},
+    {'collate'},
+    {'pipeline'},
+  ],
+  'experiments.training': [
+    {'gradients', 'initial_weights', 'work_directory'},
+    {'step_metrics'},
+    {'steps'},
+    {'checkpoints', 'evaluation', 'nonfinite'},
+    {'settings'},
+  ],
+}
+# Who reads these parts of a config; everything else receives typed values.
+READERS = {
+  'model': 'experiments.training.settings',
+  'optimizer': 'experiments.training.settings',
+  'finetune': 'experiments.training.settings',
+  'data': 'experiments.data',
+}
 FORBIDDEN_IN_LIBRARY = ('absl', 'ml_collections', 'tensorflow', 'grain', 'experiments', 'configs')
 
 
@@ -108,6 +111,35 @@ def test_imports_go_downward(path):
     own = imported.split('.')[0] in ('nfnets', 'experiments', 'configs')
     if own and unit(imported) != unit(importer):
       assert rank(imported) < rank(importer), f'{importer} imports {imported}'
+
+
+@pytest.mark.parametrize('package', INSIDE)
+def test_imports_inside_a_package_go_downward(package):
+  def place(name):
+    part = name.removeprefix(f'{package}.').split('.')[0]
+    (found,) = [i for i, layer in enumerate(INSIDE[package]) if part in layer]
+    return part, found
+
+  for path in files(package.replace('.', '/')):
+    importer = module_name(path)
+    if importer == package:
+      continue
+    part, own = place(importer)
+    for imported in imported_modules(path):
+      if imported.startswith(f'{package}.'):
+        other, below = place(imported)
+        assert other == part or below < own, f'{importer} imports {imported}'
+      # Nothing below asks for the names that the package gives.
+      assert imported != package, f'{importer} imports {package}'
+
+
+@pytest.mark.parametrize('path', files('experiments'), ids=module_name)
+def test_parts_of_a_config_are_read_in_one_place(path):
+  importer = module_name(path)
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Attribute) and node.attr in READERS:
+      of_config = isinstance(node.value, ast.Name) and node.value.id == 'config'
+      assert not of_config or importer.startswith(READERS[node.attr]), f'config.{node.attr}'
 
 
 @pytest.mark.parametrize('path', files('nfnets'), ids=module_name)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from experiments.errors import ConfigError
+from experiments.runtime.errors import ConfigError
 
 GIB = 2**30
 

@@ -7,12 +7,11 @@ import pathlib
 from collections.abc import Callable
 from importlib import metadata
 
-import ml_collections
-
-from experiments.errors import ConfigError
 from experiments.pods import program
 from experiments.pods.chips import Topology, all_reduce_seconds
 from experiments.pods.costs import Costs
+from experiments.runtime.errors import ConfigError
+from experiments.training.settings import Run
 from nfnets.weights import download
 
 # [NFNet] (arXiv 2102.06171) table 3: milliseconds of a training step on TPUv3, 32 images per core.
@@ -23,12 +22,12 @@ PUBLISHED_MS = {
 # What the compiled program follows from, beside the config.
 _SOURCES = (
   'nfnets',
-  'experiments/batch.py',
-  'experiments/gradients.py',
+  'experiments/data/batch.py',
   'experiments/pods',
-  'experiments/settings.py',
-  'experiments/statistics.py',
-  'experiments/steps.py',
+  'experiments/training/gradients.py',
+  'experiments/training/settings',
+  'experiments/training/step_metrics.py',
+  'experiments/training/steps.py',
 )
 
 
@@ -164,28 +163,25 @@ class Planner:
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    run: Run,
     topology: Topology,
     *,
-    examples: int,
     say: program.Say = print,
     cache: pathlib.Path | None = None,
     compile_costs: Callable[..., Costs] = program.compile_costs,
   ):
-    """Plans for a resolved config.
+    """Plans a run.
 
     Args:
-      config: the run.
+      run: read for the backend 'tpu'.
       topology: of the run. The program of one device is the same in every slice of the same chips
         (but for the all-reduces), so the smallest slice is compiled for.
-      examples: of the training set.
       say: for progress.
       cache: folder of the kept costs; None: `pods`, beside this library's downloads.
       compile_costs: the compiler.
     """
-    self.config = config
+    self.run = run
     self.topology = topology
-    self.examples = examples
     self.say = say
     self.cache = cache or download.cache_directory() / 'pods'
     self._compile = compile_costs
@@ -197,9 +193,7 @@ class Planner:
       kept = json.loads(path.read_text())
     else:
       try:
-        costs = self._compile(
-          self.config, self.topology.smallest, batch, examples=self.examples, say=self.say
-        )
+        costs = self._compile(self.run, self.topology.smallest, batch, say=self.say)
         kept = {'costs': dataclasses.asdict(costs), 'memory': costs.memory}
       except program.TooLargeError as error:
         kept = {'costs': None, 'memory': error.needed}
@@ -211,12 +205,13 @@ class Planner:
     return Estimate(self.topology, batch, costs, kept['memory'])
 
   def _key(self, batch: int) -> str:
-    config = self.config.to_dict()
-    config['data'] = {field: config['data'][field] for field in ('image_size', 'packed_images')}
+    config = dict(self.run.config)
+    config['data'] = {field: config['data'][field] for field in ('image_size', 'space_to_depth')}
     for field in ('global_batch_size', 'num_epochs', 'seed'):  # constants of the same program
       config.pop(field)
     parts = {
       'config': config,
+      'classes': self.run.num_classes,
       'chip': self.topology.smallest.name,
       'batch': batch,
       'versions': {name: _version(name) for name in ('jax', 'jaxlib', 'libtpu')},

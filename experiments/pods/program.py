@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from experiments import settings, steps
-from experiments.batch import Batch, ImageLayout
-from experiments.errors import ConfigError
+from experiments.data import Batch
 from experiments.pods import costs
 from experiments.pods.chips import Topology
+from experiments.runtime.errors import ConfigError
+from experiments.training import steps
+from experiments.training.settings import Run
 from nfnets import execution
 
 Say = Callable[[str], None]
@@ -60,42 +60,37 @@ def describe(topology: Topology) -> list[jax.Device]:
   return list(described.devices)
 
 
-def lower(
-  config: ml_collections.ConfigDict, devices: list[jax.Device], batch: int, *, examples: int
-) -> tuple[jax.stages.Lowered, int]:
+def lower(run: Run, devices: list[jax.Device], batch: int) -> tuple[jax.stages.Lowered, int]:
   """Traces and lowers the train step that `experiments.train` would run.
 
   Args:
-    config: resolved by `settings.resolve`, with `model.num_classes`.
+    run: read for the backend 'tpu'.
     devices: to compile for.
     batch: images of each device in an update.
-    examples: of the training set; only the schedule's constants follow from them.
 
   Returns:
     The lowered step, and the bytes of the gradients that the devices sum.
   """
-  plan = settings.make_plan(config, examples)
-  network = settings.make_network(config, config.model.num_classes)
-  layout = settings.image_layout(config, 'tpu')
-  optimizer, step_settings = settings.make_optimizer(config, plan, layout)
-  size = config.data.image_size
+  size = run.data.image_size
   # The choices of the backend that is compiled for: this process has another.
   with execution.strategy('tpu', space_to_depth='on'):
-    step = steps.make_train_step(network, optimizer, step_settings, devices=devices)
-    state = jax.eval_shape(lambda: steps.init_state(network, optimizer, config.seed, size))
-    lowered = step.lower(state, _batch_shapes(len(devices), batch, size, layout))
+    step = steps.make_train_step(run.network, run.optimizer, run.step, devices=devices)
+    state = jax.eval_shape(
+      lambda: steps.init_state(run.network, run.optimizer, run.step.seed, size)
+    )
+    lowered = step.lower(state, _batch_shapes(run, len(devices), batch))
   summed = sum(4 * np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
   return lowered, int(summed)
 
 
-def _batch_shapes(num_devices: int, batch: int, size: int, layout: ImageLayout) -> Batch:
+def _batch_shapes(run: Run, num_devices: int, batch: int) -> Batch:
   lead = (num_devices, batch)
 
   def shape(dtype: Any, *rest: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*lead, *rest), dtype)
 
   return Batch(
-    images=shape(jnp.dtype(layout.dtype), *layout.shape(size)),
+    images=shape(jnp.dtype(run.layout.dtype), *run.layout.shape(run.data.image_size)),
     labels=shape(jnp.int32),
     mix_labels=shape(jnp.int32),
     mix_ratio=shape(jnp.float32),
@@ -103,9 +98,7 @@ def _batch_shapes(num_devices: int, batch: int, size: int, layout: ImageLayout) 
   )
 
 
-def compile_costs(
-  config: ml_collections.ConfigDict, topology: Topology, batch: int, *, examples: int, say: Say
-) -> costs.Costs:
+def compile_costs(run: Run, topology: Topology, batch: int, *, say: Say) -> costs.Costs:
   """Compiles the train step and returns what it costs.
 
   Raises:
@@ -114,9 +107,9 @@ def compile_costs(
   """
   devices = describe(topology)
   began = time.monotonic()
-  what = f'{config.model.variant}, {batch} images per device, {topology.name}'
+  what = f'{run.variant}, {batch} images per device, {topology.name}'
   with _ticking(f'{what}: tracing', say):
-    lowered, summed = lower(config, devices, batch, examples=examples)
+    lowered, summed = lower(run, devices, batch)
   try:
     with _ticking(f'{what}: compiling', say):
       compiled = lowered.compile()

@@ -10,16 +10,16 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarking import scaling, table
 from benchmarking.table import Row
-from experiments import figures
+from experiments.reporting import plot_style
 
 # Colour, marker and, in the bars, hatch.
 _STYLES = {
-  'ours': (figures.BLUE, 'o', ''),
-  'unfolded': (figures.SKY_BLUE, 'v', ''),
-  'published': (figures.ORANGE, 's', '///'),
-  'timm': (figures.VERMILION, '^', ''),
-  'timm-contiguous': (figures.PURPLE, 'D', '...'),
-  'timm-compiled': (figures.GREEN, 'P', 'xxx'),
+  'ours': (plot_style.BLUE, 'o', ''),
+  'unfolded': (plot_style.SKY_BLUE, 'v', ''),
+  'published': (plot_style.ORANGE, 's', '///'),
+  'timm': (plot_style.VERMILION, '^', ''),
+  'timm-contiguous': (plot_style.PURPLE, 'D', '...'),
+  'timm-compiled': (plot_style.GREEN, 'P', 'xxx'),
 }
 _LABELS = {
   'timm': 'timm (channels last)',
@@ -76,7 +76,7 @@ def _draw_lines(lines: list[dict[str, Any]], footnote: str) -> Figure:
     axes.set_xlabel('images in a batch' if panel[1] == 'batch' else 'height and width (px)')
     axes.set_ylabel('time of a call (ms)')
     axes.legend(frameon=False, fontsize='small')
-    figures.tidy(axes)
+    plot_style.tidy(axes)
   return figure
 
 
@@ -124,7 +124,7 @@ def _draw_bars(rows: list[Row], footnote: str) -> Figure:
   axes.set_xlim(0, 1.1 * max(longest, 1.0 if relative else 0.0))
   axes.set_xlabel('time of a call / ours (above 1: ours is quicker)' if relative else 'time (ms)')
   figure.legend(seen.values(), seen.keys(), loc='outside upper center', ncols=3, frameon=False)
-  figures.tidy(axes, 'x')
+  plot_style.tidy(axes, 'x')
   return figure
 
 

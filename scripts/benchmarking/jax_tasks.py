@@ -1,26 +1,23 @@
 """The tasks as functions of this library, for timing and for counting alike."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-import optax
 
 from configs import base
-from experiments import gradients, settings, steps
-from experiments.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.data import NATURAL_LAYOUT, Batch, DatasetInfo, ImageLayout
+from experiments.training import gradients, settings, steps
 
 NUM_CLASSES = 1000
 _IMAGES = 1_281_167  # an epoch, for the schedule; the speed of a step does not depend on it
 
 
-def make_config(
-  model: Mapping[str, Any], batch: int, size: int, dtype: str
-) -> ml_collections.ConfigDict:
+def make_run(model: Mapping[str, Any], batch: int, size: int, dtype: str) -> settings.Run:
   """Returns the base recipe for a model: {'variant': name} or {'variant': 'custom', 'spec': ...}.
 
   Raises:
@@ -33,7 +30,7 @@ def make_config(
   config.global_batch_size = batch * jax.device_count()
   config.compute_dtype = dtype
   config.data.image_size = size
-  return settings.resolve(config)
+  return settings.read(config, DatasetInfo(_IMAGES, 0, NUM_CLASSES, ()))
 
 
 def make_logits(
@@ -48,33 +45,21 @@ def make_logits(
   return logits
 
 
-def make_optimizer(
-  config: ml_collections.ConfigDict, layout: ImageLayout = NATURAL_LAYOUT
-) -> tuple[optax.GradientTransformation, gradients.StepSettings]:
-  """Returns the recipe's optimiser and the settings of its step."""
-  return settings.make_optimizer(config, settings.make_plan(config, _IMAGES), layout)
+def make_gradient(run: settings.Run) -> gradients.Gradient:
+  """Returns the gradient as the train step computes it, of images in their natural layout."""
+  return gradients.make_gradient(run.network, dataclasses.replace(run.step, image_block=1))
 
 
-def make_gradient(
-  network: hk.TransformedWithState, config: ml_collections.ConfigDict
-) -> gradients.Gradient:
-  """Returns the gradient as the train step computes it."""
-  return gradients.make_gradient(network, make_optimizer(config)[1])
+def make_step(run: settings.Run) -> tuple[Callable[..., Any], steps.TrainState]:
+  """Returns the train step, and a state before it that is all zeros, parameters included.
 
-
-def step_layout(config: ml_collections.ConfigDict) -> ImageLayout:
-  """Returns how the images of the train step lie in memory, as in `experiments.train`."""
-  return settings.image_layout(config, jax.default_backend())
-
-
-def make_step(
-  network: hk.TransformedWithState, config: ml_collections.ConfigDict
-) -> tuple[Callable[..., Any], steps.TrainState]:
-  """Returns the train step, and a state before it that is all zeros, parameters included."""
-  optimizer, step_settings = make_optimizer(config, step_layout(config))
-  shapes = jax.eval_shape(lambda: steps.init_state(network, optimizer, 0, config.data.image_size))
+  Its images are in the run's layout.
+  """
+  shapes = jax.eval_shape(
+    lambda: steps.init_state(run.network, run.optimizer, 0, run.data.image_size)
+  )
   state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-  return steps.make_train_step(network, optimizer, step_settings), state
+  return steps.make_train_step(run.network, run.optimizer, run.step), state
 
 
 def make_images(batch: int, size: int) -> np.ndarray:

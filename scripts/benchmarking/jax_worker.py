@@ -8,11 +8,10 @@ from typing import Any
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from benchmarking import jax_tasks, serving
-from experiments import settings, steps
-from experiments.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.data import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.training import settings, steps
 from nfnets import baselines, execution, weights, zoo
 
 
@@ -53,15 +52,14 @@ class JaxWorker(serving.Worker):
     """Returns a function that does the task once, its arrays being on the device."""
     if contestant == 'published':  # until the end, as the first call traces
       self._context.enter_context(execution.strategy('plain', space_to_depth='off'))
-    config = jax_tasks.make_config(model, batch, size, dtype)
     if task == 'predict':
       file = files['folded_weights' if contestant == 'ours' else 'weights']
       return self._predict(file, batch, size, dtype)
-    network = settings.make_network(config, jax_tasks.NUM_CLASSES)
+    run = jax_tasks.make_run(model, batch, size, dtype)
     params, state, _ = _load(files['weights'])
     if task == 'gradient':
-      return self._gradient(network, config, params, state)
-    return self._step(network, config, params, state)
+      return self._gradient(run, params, state)
+    return self._step(run, params, state)
 
   def device_memory(self) -> int | None:
     """Since the process started: JAX cannot forget it."""
@@ -76,40 +74,28 @@ class JaxWorker(serving.Worker):
     run = jax.jit(jax_tasks.make_logits(network, dtype))
     return lambda: jax.block_until_ready(run(params, state, images))
 
-  def _gradient(
-    self,
-    network: hk.TransformedWithState,
-    config: ml_collections.ConfigDict,
-    params: Any,
-    state: Any,
-  ) -> Callable[[], Any]:
-    run = jax.jit(jax_tasks.make_gradient(network, config))
+  def _gradient(self, run: settings.Run, params: Any, state: Any) -> Callable[[], Any]:
+    gradient = jax.jit(jax_tasks.make_gradient(run))
     key = jax.random.key(0)
-    examples = jax.device_put(_examples(config))
-    return lambda: jax.block_until_ready(run(params, state, key, examples))
+    examples = jax.device_put(_examples(run, NATURAL_LAYOUT))
+    return lambda: jax.block_until_ready(gradient(params, state, key, examples))
 
-  def _step(
-    self,
-    network: hk.TransformedWithState,
-    config: ml_collections.ConfigDict,
-    params: Any,
-    state: Any,
-  ) -> Callable[[], Any]:
-    step, carried = jax_tasks.make_step(network, config)
+  def _step(self, run: settings.Run, params: Any, state: Any) -> Callable[[], Any]:
+    step, carried = jax_tasks.make_step(run)
     carried = steps.with_weights(carried, params, state)
     # As `steps.replicate` places it, but on one device.
     mesh = jax.sharding.Mesh([self._device], (steps.AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     carried = jax.device_put(carried, everywhere)
-    examples = jax.tree.map(lambda x: x[None], _examples(config, jax_tasks.step_layout(config)))
+    examples = jax.tree.map(lambda x: x[None], _examples(run, run.layout))
     by_device = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(steps.AXIS))
     examples = jax.device_put(examples, by_device)
 
-    def run() -> None:
+    def advance() -> None:
       nonlocal carried
       carried, _ = jax.block_until_ready(step(carried, examples))
 
-    return run
+    return advance
 
 
 def _load(file: str, dtype: str = 'float32') -> tuple[Any, Any, zoo.AnySpec]:
@@ -120,9 +106,9 @@ def _load(file: str, dtype: str = 'float32') -> tuple[Any, Any, zoo.AnySpec]:
   return params, jax.device_put(state), zoo.spec_from_dict(metadata['spec'])
 
 
-def _examples(config: ml_collections.ConfigDict, layout: ImageLayout = NATURAL_LAYOUT) -> Batch:
-  per_device = config.global_batch_size // jax.device_count()
-  return jax_tasks.make_batch(per_device, config.data.image_size, layout)
+def _examples(run: settings.Run, layout: ImageLayout) -> Batch:
+  per_device = run.data.global_batch_size // jax.device_count()
+  return jax_tasks.make_batch(per_device, run.data.image_size, layout)
 
 
 if __name__ == '__main__':

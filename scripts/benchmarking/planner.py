@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from benchmarking import jax_tasks, serving
-from experiments import settings
 from nfnets import baselines, deploy, execution, flops, weights, zoo
 from nfnets.spec import ModelSpec
 
@@ -18,7 +17,7 @@ class Planner:
 
   def describe(self, model: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the sizes, the number of parameters and the drop rates in training of a model."""
-    spec = settings.model_spec(jax_tasks.make_config(model, 1, 64, 'float32'))
+    spec = jax_tasks.make_run(model, 1, 64, 'float32').spec
     params, _ = baselines.split_state(zoo.parameter_shapes(spec, jax_tasks.NUM_CLASSES))
     return {
       'train_size': spec.train_size,
@@ -32,8 +31,8 @@ class Planner:
     self, model: Mapping[str, Any], task: str, batch: int, size: int
   ) -> dict[str, int]:
     """Returns the 'flops' of a call of the network as published; nothing is computed."""
-    config = jax_tasks.make_config(model, batch, size, 'float32')
-    network = settings.make_network(config, jax_tasks.NUM_CLASSES)
+    run = jax_tasks.make_run(model, batch, size, 'float32')
+    network = run.network
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     key = jax.random.key(0)
     with execution.strategy(space_to_depth='off'):
@@ -41,7 +40,7 @@ class Planner:
       if task == 'predict':
         program, arguments = jax_tasks.make_logits(network), (*variables, images)
       else:
-        program = jax_tasks.make_gradient(network, config)
+        program = jax_tasks.make_gradient(run)
         arguments = (*variables, key, jax.eval_shape(lambda: jax_tasks.make_batch(batch, size)))
       return {'flops': 2 * flops.count_multiply_adds(program, *arguments)}
 
@@ -53,9 +52,8 @@ class Planner:
     Returns:
       'weights' and 'folded_weights', the files.
     """
-    config = jax_tasks.make_config(model, 1, 64, 'float32')
-    spec = settings.model_spec(config)
-    network = settings.make_network(config, jax_tasks.NUM_CLASSES)
+    run = jax_tasks.make_run(model, 1, 64, 'float32')
+    spec, network = run.spec, run.network
     images = jnp.zeros((1, 64, 64, 3), jnp.float32)
     init = jax.jit(
       lambda x: network.init(jax.random.key(0), x, is_training=True),

@@ -1,4 +1,4 @@
-"""What tests of the input pipeline share: a small config, and batches of it."""
+"""What tests of the input pipeline share: small settings, and batches of them."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from configs import base
 from experiments import data
 
 
-def make_config(**fields):
+def make_settings(**fields):
   """Synthetic 12-pixel pictures, unless the fields say otherwise."""
   config = base.get_config()
   config.global_batch_size = fields.pop('global_batch_size', 8)
@@ -24,11 +24,11 @@ def make_config(**fields):
     'num_threads': 2,
   }
   config.data.update({**defaults, **fields})
-  return config
+  return data.DataSettings.from_config(config)
 
 
-def take(config, count, start=0, devices=1, **host):
-  with data.train_batches(config, start, devices, **host) as batches:
+def take(settings, count, start=0, devices=1, **host):
+  with data.train_batches(settings, start, devices, **host) as batches:
     return list(itertools.islice(batches, count))
 
 

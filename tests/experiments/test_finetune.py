@@ -11,9 +11,11 @@ from sklearn.datasets import load_digits
 
 import nfnets
 from configs import digits, finetune
-from experiments import evaluate, linear_probe, metrics, mistakes, pretrained, settings, train
-from experiments.errors import ConfigError
-from experiments.predictions import Predictions
+from experiments import evaluate, train
+from experiments.data import sources
+from experiments.reporting import recording
+from experiments.runtime.errors import ConfigError, NonFiniteError
+from experiments.training import initial_weights, settings
 from nfnets import weights
 
 # One block: most of the time is compilation.
@@ -128,7 +130,7 @@ def test_the_report_shows_what_is_confused_and_the_worst_mistakes(tuned):
 
 
 def test_what_is_watched(tuned):
-  series = metrics.read_csv(tuned)
+  series = recording.read_csv(tuned)
   for name in ('sam_seconds_per_step', 'ascent_loss', 'gradient_norm', 'images_per_second'):
     assert np.all(series[f'train/{name}'].values > 0), name
   # The stem is frozen, so it is not counted.
@@ -175,23 +177,34 @@ def test_a_linear_probe_trains_the_head_alone_and_saves_whole_weights(
   np.testing.assert_array_equal(again[HEAD]['w'], params[HEAD]['w'])
 
 
+def test_a_linear_probe_that_diverges_stops(make_config, tmp_path):
+  config = make_config(linear_probe=True)
+  config.optimizer.update({'learning_rate': 1e38, 'clipping': 0.0, 'sam_rho': 0.0})
+  with pytest.raises(NonFiniteError, match=r'of step \d+ is not finite.*starts again at the begin'):
+    train.train(config, tmp_path)
+  (left,) = tmp_path.glob('nonfinite_step_*.safetensors')
+  assert set(weights.load(left)[0]) == {HEAD}
+  assert not (tmp_path / 'report.json').exists()
+
+
 def test_features_are_computed_again_when_a_picture_changes(make_config, folder):
-  config = settings.resolve(make_config(linear_probe=True))
-  before = linear_probe._file_stats(config)
+  chosen = settings.read(make_config(linear_probe=True)).data
+  before = sources.file_stats(chosen)
   picture = next((folder / 'train').rglob('*.png'))
   data = picture.read_bytes()
   picture.write_bytes(data + b'\0')
-  assert linear_probe._file_stats(config) != before
+  assert sources.file_stats(chosen) != before
   picture.write_bytes(data)
 
 
 def test_the_variant_follows_from_the_weights(make_config, trunk):
+  run = settings.read(make_config())
+  assert run.variant == 'custom'
+  assert run.spec == SPEC.replace(drop_rate=0.25, stochdepth_rate=0.1)
+  assert run.data.image_size == 16
   config = settings.resolve(make_config())
-  assert config.model.variant == 'custom'
-  assert settings.model_spec(config) == SPEC.replace(drop_rate=0.25, stochdepth_rate=0.1)
-  assert config.data.image_size == 16
   assert settings.resolve(config) == config
-  assert pretrained.find_spec('F1') == nfnets.zoo.get_spec('F1')
+  assert initial_weights.find_spec('F1') == nfnets.zoo.get_spec('F1')
 
 
 @pytest.mark.parametrize(
@@ -219,30 +232,17 @@ def test_weights_of_another_number_of_classes_keep_their_head_only_if_it_fits(tr
   params, _ = weights.load(trunk)
   wider = {**params, HEAD: {'w': np.zeros((32, 7), np.float32), 'b': np.zeros(7, np.float32)}}
   with pytest.raises(ConfigError, match='knows 5 classes and the run has 7: set finetune.new_head'):
-    pretrained.start_from(str(trunk), wider, {}, new_head=False)
-  loaded, _ = pretrained.start_from(str(trunk), params, {}, new_head=False)
+    initial_weights.start_from(str(trunk), wider, {}, new_head=False)
+  loaded, _ = initial_weights.start_from(str(trunk), params, {}, new_head=False)
   np.testing.assert_array_equal(loaded[HEAD]['w'], params[HEAD]['w'])
-
-
-def test_confusion_and_worst_mistakes_by_hand():
-  probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4], [0.1, 0.9]], np.float32)
-  labels = np.array([0, 0, 1, 1, 0], np.int32)
-  readable = np.array([True, True, True, True, False])
-  found = Predictions(probabilities, np.zeros((5, 1)), labels, readable)
-  np.testing.assert_array_equal(mistakes.confusion_matrix(found), [[1, 1], [2, 0]])
-  worst = mistakes.worst(found, count=2)
-  assert [(m.index, m.label, m.predicted) for m in worst] == [(1, 0, 1), (2, 1, 0)]
-  assert worst[0].probability == pytest.approx(0.8)
-  assert worst[0].label_probability == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(('name', 'kind'), [('sgd', 'TraceState'), ('adamw', 'ScaleByAdamState')])
 def test_the_optimizer_is_the_one_that_the_config_names(make_config, trunk, name, kind):
   config = make_config()
   config.optimizer.name = name
-  config = settings.resolve(config)
-  optimizer, step_settings = settings.make_optimizer(config, settings.make_plan(config, 40))
-  state = optimizer.init(weights.load(trunk)[0])
+  run = settings.read(config)
+  state = run.optimizer.init(weights.load(trunk)[0])
   assert kind in str(jax.tree.structure(state))
-  assert step_settings.clipping == 0.16  # follows from the batch of 20
-  assert (step_settings.sam_rho, step_settings.sam_ascent_share) == (0.05, 0.2)
+  assert run.step.clipping == 0.16  # follows from the batch of 20
+  assert (run.step.sam_rho, run.step.sam_ascent_share) == (0.05, 0.2)

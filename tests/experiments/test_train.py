@@ -12,7 +12,8 @@ import PIL.Image
 import pytest
 
 import nfnets
-from experiments import metrics, sources
+from experiments.data.sources import in_memory
+from experiments.reporting import recording
 from nfnets import weights
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def kill_after(process, workdir, step):
   deadline = time.monotonic() + 300
   while time.monotonic() < deadline and process.poll() is None:
     path = workdir / 'metrics.csv'
-    series = metrics.read_csv(path).get('train/loss') if path.exists() else None
+    series = recording.read_csv(path).get('train/loss') if path.exists() else None
     if series is not None and len(series.steps) and series.steps[-1] >= step:
       process.kill()
       process.communicate()
@@ -69,7 +70,7 @@ def test_a_killed_run_continues_bit_for_bit(unbroken, start_training, train, tmp
     for name, value in entries.items():
       np.testing.assert_array_equal(params[module][name], value)
   # The metrics are those of the unbroken run, without gaps or repetitions.
-  want, got = (metrics.read_csv(d)['train/loss'] for d in (unbroken(devices), tmp_path))
+  want, got = (recording.read_csv(d)['train/loss'] for d in (unbroken(devices), tmp_path))
   common = np.isin(got.steps, want.steps)
   assert set(want.steps) <= set(got.steps)
   np.testing.assert_array_equal(got.values[common], want.values)
@@ -95,7 +96,7 @@ def test_the_weights_file_alone_labels_as_the_test_did(unbroken):
   )
   assert classifier.class_names == tuple('0123456789')
   assert (classifier.mode, classifier.size) == ('resize', 16)
-  _, source = sources.digits(None)
+  _, source = in_memory.digits(None)
   ranked = classifier(list(source.images), top=1)
   labels = np.array([int(predictions[0].label) for predictions in ranked])
   report = json.loads((unbroken(1) / 'report.json').read_text())

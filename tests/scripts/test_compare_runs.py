@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import metrics
+from experiments.reporting import recording
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def compare_runs(load_script):
 
 
 def write_run(folder, accuracies):
-  with metrics.MetricWriter(folder) as writer:
+  with recording.MetricWriter(folder) as writer:
     for step, accuracy in enumerate(accuracies, start=1):
       writer.write(10 * step, {'train/loss': 1 / step, 'test/top1_ema': accuracy})
   return folder
@@ -36,7 +36,7 @@ def test_one_line_for_each_run_and_metric(tmp_path, compare_runs):
 
 @pytest.mark.parametrize('name', ['train/clipped_share/stage_1', 'train/top1'])
 def test_shares_are_percentages(compare_runs, name):
-  runs = {'a': {name: metrics.Series(np.array([1, 2]), np.array([0.25, 0.5]))}}
+  runs = {'a': {name: recording.Series(np.array([1, 2]), np.array([0.25, 0.5]))}}
   (axes,) = compare_runs.draw(runs, [name]).axes
   assert axes.get_ylabel() == f'{name} (%)'
   np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), [25, 50])

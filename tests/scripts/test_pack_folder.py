@@ -1,4 +1,4 @@
-"""scripts/pack_folder.py: arguments and messages; the packing is tested with experiments.packed."""
+"""scripts/pack_folder.py: arguments and messages; the packing is tested with packed_folder."""
 
 
 def test_packs_and_says_so(run_script, pictures, tmp_path):

@@ -7,8 +7,9 @@ import PIL.Image
 import pytest
 
 from configs import nfnet_imagenet
-from experiments import settings
+from experiments.data import DatasetInfo
 from experiments.pods import chips, costs, plan
+from experiments.training import settings
 
 GIB = 2**30
 
@@ -19,8 +20,9 @@ def plan_pod(load_script):
 
 
 @pytest.fixture
-def config():
-  return settings.resolve(nfnet_imagenet.get_config('F0'))
+def run():
+  info = DatasetInfo(1_024_000, 0, 1000, ())
+  return settings.read(nfnet_imagenet.get_config('F0'), info, backend='tpu')
 
 
 def estimate(topology='v3:4x4', batch=32, memory=8 * GIB):
@@ -40,8 +42,8 @@ def estimate(topology='v3:4x4', batch=32, memory=8 * GIB):
   return plan.Estimate(chips.parse_topology(topology), batch, one, memory)
 
 
-def test_the_report_by_hand(plan_pod, config):
-  text = plan_pod.report(estimate(), config, examples=1_024_000, host_rate=1000.0)
+def test_the_report_by_hand(plan_pod, run):
+  text = plan_pod.report(estimate(), run, host_rate=1000.0)
   assert 'batch 1024 = 32 per device' in text
   assert '8.00 of 15.48 GiB per device: fits' in text
   assert 'estimate   50.0 ms per step: 47,000,000 cycles at 940 MHz' in text
@@ -52,14 +54,14 @@ def test_the_report_by_hand(plan_pod, config):
   assert '5.1 times too slow' in text
 
 
-def test_what_cannot_be_said_is_not_said(plan_pod, config):
-  text = plan_pod.report(estimate('v6e:4x4'), config, examples=1, host_rate=None)
+def test_what_cannot_be_said_is_not_said(plan_pod, run):
+  text = plan_pod.report(estimate('v6e:4x4'), run, host_rate=None)
   assert 'estimate   none: for v6e' in text
   assert 'hours' not in text
-  text = plan_pod.report(estimate(batch=64), config, examples=1, host_rate=None)
+  text = plan_pod.report(estimate(batch=64), run, host_rate=None)
   assert 'published' not in text  # the paper's figure is for 32 per core
   too_large = plan.Estimate(chips.parse_topology('v3:4x4'), 32, None, 20 * GIB)
-  text = plan_pod.report(too_large, config, examples=1, host_rate=None)
+  text = plan_pod.report(too_large, run, host_rate=None)
   assert 'at least 20.00 of 15.48 GiB per device: DOES NOT FIT\nto fit     --largest' in text
 
 

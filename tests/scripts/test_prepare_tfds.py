@@ -1,4 +1,4 @@
-"""scripts/prepare_tfds.py without TensorFlow; experiments.prepare has tests of its own."""
+"""scripts/prepare_tfds.py without TensorFlow; what it calls has tests of its own."""
 
 import importlib.util
 

@@ -5,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from experiments.batch import Batch
+from experiments.data.batch import Batch
 from nfnets import images
 
 

@@ -1,0 +1,224 @@
+"""From a place in the stream to one example: reading, decoding, cropping, and the last steps."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.data.augment import chain, crop
+from experiments.data.settings import DataSettings
+from experiments.data.sources.source import ReadError, Source
+from experiments.runtime.errors import DataError
+from nfnets import images, inference
+
+Unreadable = tuple[str, str]  # a picture's name, and why it cannot be used
+
+RESIZES = {'exact': images.resize_bicubic, 'opencv': images.resize_opencv}
+CROPS = ('random', 'shift', 'none')
+_FIRST, _SECOND, _FINISH = range(3)  # the generators of one example
+
+
+class Draw(NamedTuple):
+  """One training example: its picture, the picture to mix with, the seed of its randomness."""
+
+  index: int
+  second: int
+  seed: int
+
+
+class Cropped(NamedTuple):
+  """One picture of a training example."""
+
+  image: np.ndarray | None  # float32 [size, size, 3] on the scale 0..255; None: nothing readable
+  label: int
+  unreadable: tuple[Unreadable, ...]  # pictures that were met and could not be used
+
+
+class Made(NamedTuple):
+  """What goes into a batch beside the pixels."""
+
+  label: int
+  mix_label: int
+  mix_ratio: float
+  mask: float  # 0 if the example must not count
+  unreadable: tuple[Unreadable, ...]
+
+
+def draw(indices: tuple[int, int], rng: np.random.Generator) -> Draw:
+  """Gives an example the seed of its own generators, drawn from Grain's for that position."""
+  return Draw(*indices, int(rng.integers(2**63)))
+
+
+class _UnreadableError(Exception):
+  """Carries one Unreadable."""
+
+
+def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
+  """Returns a picture, uint8 [H, W, 3], and its label; raises _UnreadableError."""
+  name, num_classes = f'number {index}', len(source.class_names)
+  try:
+    example = source[index]
+    name, image, label = example['name'], example['image'], example['label']
+    if not 0 <= label < num_classes:
+      raise ValueError(
+        f'its label is {label}, but the {num_classes} classes are 0 to {num_classes - 1}'
+      )
+    image = image if isinstance(image, np.ndarray) else images.decode(image)
+  except ReadError as error:
+    raise _UnreadableError((error.name, error.reason)) from None
+  except OSError as error:
+    raise _UnreadableError((str(error.filename or name), error.strerror or str(error))) from None
+  except ValueError as error:
+    raise _UnreadableError((name, str(error))) from None
+  return image, label
+
+
+def make_chain(settings: DataSettings) -> chain.Chain:
+  """Returns the last steps that the settings declare; raises DataError for a bad field."""
+  magnitude = settings.randaugment_magnitude
+  try:
+    return chain.Chain(
+      order=settings.order,
+      policy=settings.augment,
+      layers=settings.randaugment_layers,
+      magnitude=np.nan if magnitude is None else magnitude,  # unset is refused where it is needed
+      autoaugment_policy=settings.autoaugment_policy,
+      quirks=settings.published_quirks,
+      mixup_alpha=settings.mixup_alpha,
+    )
+  except ValueError as error:
+    raise DataError(f'data.{error}') from None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainExample:
+  """Makes one augmented training example; a function of the source and a Draw alone."""
+
+  source: Source
+  image_size: int  # pixels
+  crop: str  # one of CROPS
+  crop_area: tuple[float, float]
+  crop_aspect: tuple[float, float]
+  shift_fraction: float
+  flip: bool
+  resize: str  # one of RESIZES
+  chain: chain.Chain
+  max_unreadable: int  # gives up after so many in a row: more than the run accepts
+
+  @classmethod
+  def from_settings(
+    cls, source: Source, settings: DataSettings, max_unreadable: int
+  ) -> 'TrainExample':
+    """Takes the fields that it needs; raises DataError for a bad one."""
+    if settings.crop not in CROPS:
+      raise DataError(f'unknown data.crop {settings.crop!r}; choose one of {", ".join(CROPS)}')
+    if settings.resize not in RESIZES:
+      raise DataError(
+        f'unknown data.resize {settings.resize!r}; choose one of {", ".join(RESIZES)}'
+      )
+    return cls(
+      source=source,
+      image_size=settings.image_size,
+      resize=settings.resize,
+      crop=settings.crop,
+      crop_area=settings.crop_area,
+      crop_aspect=settings.crop_aspect,
+      shift_fraction=settings.shift_fraction,
+      flip=settings.flip,
+      chain=make_chain(settings),
+      max_unreadable=max_unreadable,
+    )
+
+  def first(self, draw: Draw) -> Cropped:
+    """Reads and crops the example's own picture."""
+    return self._cropped(draw.index, _generator(draw, _FIRST))
+
+  def second(self, draw: Draw) -> Cropped:
+    """Reads and crops the separate picture to mix with."""
+    return self._cropped(draw.second, _generator(draw, _SECOND))
+
+  def finish(
+    self, draw: Draw, first: Cropped, second: Cropped | None, kind: str, out: np.ndarray
+  ) -> Made:
+    """Mixes, augments and normalises.
+
+    Args:
+      draw: whose randomness to use.
+      first: the example's own picture.
+      second: what to mix with; None when kind is 'none'.
+      kind: one of `mixing.KINDS`.
+      out: float32 [size, size, 3], takes the pixels.
+    """
+    second = first if second is None else second
+    unreadable = first.unreadable + (second.unreadable if second is not first else ())
+    if first.image is None or second.image is None:
+      out[:] = 0  # too many are unreadable: the main process ends the run
+      return Made(0, 0, 1.0, 0.0, unreadable)
+    ratio = self.chain(first.image, second.image, kind, _generator(draw, _FINISH), out)
+    return Made(first.label, second.label, ratio, 1.0, unreadable)
+
+  def _cropped(self, index: int, rng: np.random.Generator) -> Cropped:
+    """An unreadable picture gives way to the next of the source."""
+    unreadable = []
+    while len(unreadable) < self.max_unreadable:
+      try:
+        image, label = _read(self.source, (index + len(unreadable)) % len(self.source))
+      except _UnreadableError as error:
+        unreadable.append(error.args[0])
+      else:
+        return Cropped(self._crop(image, rng), label, tuple(unreadable))
+    return Cropped(None, 0, tuple(unreadable))
+
+  def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    size, resize = self.image_size, RESIZES[self.resize]
+    if self.crop == 'random':
+      return crop.random_resized_crop(
+        image,
+        size,
+        rng,
+        area=self.crop_area,
+        aspect=self.crop_aspect,
+        flip=self.flip,
+        resize=resize,
+      )
+    mirror = self.flip and rng.random() < 0.5
+    image = resize(image, (size, size), mirror=mirror)
+    return crop.random_shift(image, self.shift_fraction, rng) if self.crop == 'shift' else image
+
+
+def _generator(draw: Draw, purpose: int) -> np.random.Generator:
+  """One generator per purpose, so that e.g. another augmentation leaves the crops as they are."""
+  return np.random.Generator(np.random.Philox(key=draw.seed + (purpose << 64)))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationExample:
+  """Makes one example of the test set; an index past its end is padding."""
+
+  source: Source
+  image_size: int  # pixels
+  mode: str
+
+  @classmethod
+  def from_settings(cls, source: Source, settings: DataSettings) -> 'EvaluationExample':
+    """Takes the fields that it needs; raises DataError for an unknown `data.eval_mode`."""
+    if settings.eval_mode not in inference.EVALUATION_MODES:
+      raise DataError(
+        f'unknown data.eval_mode {settings.eval_mode!r}; choose one of {inference.EVALUATION_MODES}'
+      )
+    return cls(source, settings.eval_image_size, settings.eval_mode)
+
+  def __call__(self, index: int, out: np.ndarray) -> Made:
+    """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3]."""
+    unreadable = ()
+    if index < len(self.source):
+      try:
+        image, label = _read(self.source, index)
+      except _UnreadableError as error:
+        unreadable = (error.args[0],)
+      else:
+        image = inference.resize_for_evaluation(image, self.image_size, self.mode)
+        images.normalize(image, out)
+        return Made(label, label, 1.0, 1.0, ())
+    out[:] = 0
+    return Made(0, 0, 1.0, 0.0, unreadable)

@@ -1,0 +1,223 @@
+"""The input pipeline: settings -> batches.
+
+Batch k of a run is a function of (seed, k) alone: not of the number of workers or threads, nor of
+where a run was interrupted. So the step number is the whole state of the input, and starting at a
+step reads nothing of what came before.
+
+With `num_workers > 0` the program that calls this must be importable without side
+effects (`if __name__ == '__main__':`), because Grain starts its workers as fresh processes.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Self
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from experiments.data import collate, one_example, sources
+from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.data.settings import DataSettings
+from experiments.runtime.errors import DataError
+
+_BATCHES_AHEAD = 2  # made while the device works, in each process
+
+
+class DatasetInfo(NamedTuple):
+  """What a run needs to know of its data before it starts."""
+
+  num_train: int
+  num_test: int
+  num_classes: int
+  class_names: tuple[str, ...]
+
+
+def describe(settings: DataSettings) -> DatasetInfo:
+  """Looks at the data set without decoding any picture.
+
+  Args:
+    settings: of the data.
+
+  Raises:
+    DataError: the source is unknown, what it needs is missing, or a field of `config.data` has a
+      value that no run can use.
+  """
+  train, test = sources.open_sources(settings)
+  _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
+  one_example.EvaluationExample.from_settings(test, settings)
+  return DatasetInfo(len(train), len(test), len(train.class_names), train.class_names)
+
+
+class Batches(Iterator[Batch]):
+  """An iterator of batches that counts unreadable pictures; close it to end its processes.
+
+  Attributes:
+    corrupt: name -> reason of every unreadable picture met so far, across all workers.
+  """
+
+  def __init__(self, elements: grain.IterDataset, num_examples: int, max_corrupt_fraction: float):
+    self.corrupt: dict[str, str] = {}
+    self._num_examples = num_examples
+    self._allowed = max_corrupt_fraction * num_examples
+    self._elements = iter(elements)
+
+  def __next__(self) -> Batch:
+    """Returns the next batch.
+
+    Raises:
+      DataError: more pictures are unreadable than `data.max_corrupt_fraction` allows.
+    """
+    batch, unreadable = next(self._elements)
+    for name, reason in unreadable:
+      if name not in self.corrupt:
+        self.corrupt[name] = reason
+        logging.warning('cannot use the picture %s: %s', name, reason)
+    if len(self.corrupt) > self._allowed or len(self.corrupt) == self._num_examples:
+      self.close()
+      raise DataError(
+        f'{len(self.corrupt)} of {self._num_examples} pictures are unreadable, the last being '
+        f'{list(self.corrupt)[-1]}; mend or remove them, or raise data.max_corrupt_fraction'
+      )
+    return batch
+
+  def close(self) -> None:
+    """Ends the worker processes and threads; the iterator gives no more batches."""
+    self._elements.close()
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+
+def train_batches(
+  settings: DataSettings,
+  start_step: int,
+  num_devices: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  layout: ImageLayout = NATURAL_LAYOUT,
+) -> Batches:
+  """Returns this host's share of the training batches, without end, from a step on.
+
+  The examples run through epoch after epoch, each in a new order and newly augmented; a batch may
+  span two epochs. An unreadable picture is replaced by the next readable one of its source.
+
+  Args:
+    settings: of the data.
+    start_step: number of the first batch.
+    num_devices: local devices of this host.
+    process_index: number of this host.
+    process_count: number of hosts; each takes every process_count-th example.
+    layout: of the images, as the train step was built for it.
+
+  Returns:
+    Iterator of Batch with B = global_batch_size / (process_count * num_devices).
+
+  Raises:
+    DataError: the data are not as the configuration says, or the batch does not divide.
+  """
+  source, _ = sources.open_sources(settings)
+  host_batch = _host_batch(
+    'global_batch_size', settings.global_batch_size, num_devices, process_count
+  )
+  if settings.mixing != 'none' and settings.mix_pairing == 'within_batch' and host_batch < 2:
+    raise DataError(
+      'a batch of 1 cannot be mixed within itself; raise global_batch_size, or set '
+      "data.mix_pairing to 'second_image'"
+    )
+  dataset = (
+    grain.experimental.ZipMapDataset([
+      _shuffled(len(source), settings.seed),
+      # The pictures to mix with: every one once an epoch as well, in an order of their own.
+      _shuffled(len(source), int(np.random.SeedSequence([settings.seed, 1]).generate_state(1)[0])),
+    ])
+    .seed(settings.seed)
+    .random_map(one_example.draw)
+    .slice(slice(process_index, None, process_count))
+    .batch(host_batch, batch_fn=list)
+    .slice(slice(start_step, None))
+    .map(_make_train_batch(source, settings, num_devices, layout))
+  )  # fmt: skip
+  return _iterate(dataset, settings, len(source))
+
+
+def _shuffled(size: int, seed: int) -> grain.MapDataset:
+  """Indices below `size`, epoch after epoch, each in a new order."""
+  return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+
+
+def _make_train_batch(
+  source: sources.Source,
+  settings: DataSettings,
+  num_devices: int,
+  layout: ImageLayout = NATURAL_LAYOUT,
+) -> collate.TrainBatch:
+  max_unreadable = min(int(settings.max_corrupt_fraction * len(source)) + 1, len(source))
+  example = one_example.TrainExample.from_settings(source, settings, max_unreadable)
+  return collate.TrainBatch(
+    example, settings.mixing, settings.mix_pairing, num_devices, settings.num_threads, layout
+  )
+
+
+def test_batches(
+  settings: DataSettings,
+  num_devices: int,
+  process_index: int = 0,  # noqa: PT028 (not a test)
+  process_count: int = 1,  # noqa: PT028
+  of_training_set: bool = False,  # noqa: PT028
+) -> Batches:
+  """Returns this host's share of the test set, every picture once and in order.
+
+  The last batch is padded with mask 0, as are unreadable pictures. Every host gets as many batches
+  as the others.
+
+  Args:
+    settings: of the data.
+    num_devices: local devices of this host.
+    process_index: number of this host.
+    process_count: number of hosts; each takes every process_count-th example.
+    of_training_set: the training pictures instead, prepared as those of a test set.
+
+  Returns:
+    Iterator of Batch with B = data.eval_batch_size / (process_count * num_devices).
+
+  Raises:
+    DataError: the data are not as the configuration says, or the batch does not divide.
+  """
+  train, test = sources.open_sources(settings)
+  source = train if of_training_set else test
+  size = settings.eval_batch_size
+  host_batch = _host_batch('data.eval_batch_size', size, num_devices, process_count)
+  make_example = one_example.EvaluationExample.from_settings(source, settings)
+  dataset = (
+    grain.MapDataset.range(-(-len(source) // size) * size)  # indices past the end are padding
+    .slice(slice(process_index, None, process_count))
+    .batch(host_batch, batch_fn=list)
+    .map(collate.TestBatch(make_example, num_devices, settings.num_threads))
+  )
+  return _iterate(dataset, settings, len(source))
+
+
+def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> int:
+  if size < 1 or size % (num_devices * process_count):
+    raise DataError(
+      f'{field} is {size}, but must be a multiple of all devices: {process_count} hosts with '
+      f'{num_devices} each'
+    )
+  return size // process_count
+
+
+def _iterate(dataset: grain.MapDataset, settings: DataSettings, num_examples: int) -> Batches:
+  # One thread makes batches in order; assemble spreads the examples of each over its own threads.
+  elements = dataset.to_iter_dataset(
+    grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
+  )
+  if settings.num_workers > 0:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # Grain reads its debug flags when it starts a worker
+    elements = elements.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=settings.num_workers, per_worker_buffer_size=1)
+    )
+  return Batches(elements, num_examples, settings.max_corrupt_fraction)

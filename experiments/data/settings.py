@@ -1,0 +1,101 @@
+"""What decides the batches of a run: `config.data` in types, the seed and the size of a batch."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from experiments.runtime.errors import ConfigError
+from nfnets.execution.context import SPACE_TO_DEPTH
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+  """The fields of `config.data`, which configs/base.py explains, and two of the config's own.
+
+  Names of policies, crops and the like are checked by the parts that they name, when a data set is
+  described (`pipeline.describe`).
+  """
+
+  seed: int
+  global_batch_size: int
+
+  source: str
+  name: str
+  dir: str
+  train_split: str
+  test_split: str
+  held_out_fraction: float
+  num_examples: int
+  num_classes: int
+
+  image_size: int  # pixels
+  eval_image_size: int
+  crop: str
+  crop_area: tuple[float, float]
+  crop_aspect: tuple[float, float]
+  shift_fraction: float
+  flip: bool
+  resize: str
+  mixing: str
+  mixup_alpha: float
+  mix_pairing: str
+  augment: str
+  randaugment_layers: int
+  randaugment_magnitude: float | None
+  autoaugment_policy: str
+  published_quirks: tuple[str, ...]
+  order: tuple[str, ...]
+  eval_mode: str
+
+  eval_batch_size: int
+  space_to_depth: str
+  num_workers: int
+  num_threads: int
+  max_corrupt_fraction: float
+
+  def __post_init__(self):
+    """Checks what no other part of the input does; raises ConfigError."""
+    if self.space_to_depth not in SPACE_TO_DEPTH:
+      raise ConfigError(
+        f'data.space_to_depth must be one of {SPACE_TO_DEPTH}, got {self.space_to_depth!r}.'
+      )
+
+  @classmethod
+  def from_config(cls, config: ConfigDict) -> 'DataSettings':
+    """Reads `data`, `seed` and `global_batch_size` of a config; raises ConfigError."""
+    fields = config.data.to_dict()
+    known = {field.name for field in dataclasses.fields(cls)} - {'seed', 'global_batch_size'}
+    for name in sorted(known ^ set(fields)):
+      what = 'missing' if name in known else 'no field'
+      raise ConfigError(f'data.{name} is {what}: configs/base.py lists all fields.')
+    for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order'):
+      fields[name] = tuple(fields[name])
+    return cls(seed=config.seed, global_batch_size=config.global_batch_size, **fields)
+
+
+def fill_in(
+  config: ConfigDict, *, train_size: int, test_size: int, magnitude: float, variant: str
+) -> None:
+  """Fills in the fields of `config.data` (unlocked) that follow from others.
+
+  Args:
+    config: the whole config.
+    train_size: of the network's images in training, pixels.
+    test_size: the same for tests.
+    magnitude: of RandAugment, as published with the network; 0: there is none.
+    variant: the network's name, for the message.
+
+  Raises:
+    ConfigError: RandAugment is asked for, and nothing says how strong.
+  """
+  data = config.data
+  data.image_size = data.image_size or train_size
+  data.eval_image_size = data.eval_image_size or test_size
+  data.eval_batch_size = data.eval_batch_size or config.global_batch_size
+  if data.augment == 'randaugment' and data.randaugment_magnitude is None:
+    if not magnitude > 0:
+      raise ConfigError(
+        f'{variant} has no RandAugment magnitude of its own: set '
+        "data.randaugment_magnitude (published: 5 to 15), or data.augment='none'."
+      )
+    data.randaugment_magnitude = float(magnitude)

@@ -1,0 +1,87 @@
+"""A TFDS data set in array_record files, read without TensorFlow."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+from experiments.data.settings import DataSettings
+from experiments.data.sources.source import Example, ReadError
+from experiments.runtime.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource:
+  """One split of a TFDS data set in array_record files, its pictures left encoded."""
+
+  records: Sequence[dict]
+  split: str
+  class_names: tuple[str, ...]
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, index: int) -> Example:
+    name = f'{self.split}[{index}]'
+    try:
+      record = self.records[index]
+    except Exception as error:  # array_record's and protobuf's have no common type
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(';')[0]
+      raise ReadError(name, f'its record is damaged ({reason})') from None
+    name = record.get('file_name', name)
+    name = name.decode() if isinstance(name, bytes) else str(name)
+    return Example(image=record['image'], label=int(record['label']), name=name)
+
+
+def open_splits(settings: DataSettings) -> tuple[TfdsSource, TfdsSource]:
+  """A TFDS data set by name, which must already be prepared in the array_record format.
+
+  Raises:
+    DataError: no name, TFDS does not know it, it is not prepared, its files are of another format,
+      it is no labelled picture set, or a split does not exist.
+  """
+  import tensorflow_datasets  # slow to import, and only this source needs it
+
+  name, place = settings.name, settings.dir or '~/tensorflow_datasets'
+  if not name:
+    raise DataError('data.source tfds needs a data set; set data.name, e.g. to imagenet2012')
+  try:
+    builder = tensorflow_datasets.builder(name, data_dir=os.path.expanduser(settings.dir) or None)
+  except tensorflow_datasets.core.DatasetNotFoundError:
+    raise DataError(
+      f'TFDS knows no data set {name!r} and {place} holds none; check data.name and data.dir'
+    ) from None
+  except ValueError:
+    raise DataError(
+      f'{name!r} is no TFDS name; expected name, name/config or name:version in data.name'
+    ) from None
+  info = builder.info
+  if not info.splits:
+    raise DataError(
+      f'{name} is not prepared in {place}; prepare it once with ./scripts/prepare_imagenet.sh '
+      f'--name {name} --out {place}, or set data.dir'
+    )
+  if info.file_format.value != 'array_record':
+    raise DataError(
+      f'{name} in {place} is stored as {info.file_format.value}, which has no random access; '
+      f'prepare it again with ./scripts/prepare_imagenet.sh --name {name} --out ANOTHER_DIR'
+    )
+  if not {'image', 'label'} <= set(info.features):
+    raise DataError(
+      f'{name} has the features {sorted(info.features)}; expected image and label: choose '
+      'a classification data set'
+    )
+  train, test = (_split(builder, split) for split in (settings.train_split, settings.test_split))
+  return train, test
+
+
+def _split(builder, split: str) -> TfdsSource:
+  from tensorflow_datasets import decode
+
+  try:
+    records = builder.as_data_source(split, decoders={'image': decode.SkipDecoding()})
+  except ValueError:
+    raise DataError(
+      f'{builder.name} has no split {split!r}; choose data.train_split and data.test_split '
+      f'from {sorted(builder.info.splits)}'
+    ) from None
+  return TfdsSource(records, split, tuple(builder.info.features['label'].names))

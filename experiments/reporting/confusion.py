@@ -1,0 +1,180 @@
+"""Where a network goes wrong: the confusion matrix, and its worst mistakes as pictures."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.data import DataSettings, one_example, sources
+from experiments.runtime import atomic_files
+from experiments.training.evaluation import Predictions
+from nfnets import images
+
+CONFUSION_NAME = 'confusion.png'
+MISTAKES_NAME = 'mistakes.png'
+MOST_CLASSES = 100  # of a matrix that can still be read
+_NUM_WORST = 24
+_COLUMNS = 6
+
+
+class Mistake(NamedTuple):
+  """A picture that the network takes for something else."""
+
+  index: int  # in the test set
+  label: int
+  predicted: int
+  probability: float  # of the predicted class, 0..1
+  label_probability: float  # of the right one
+
+
+def confusion_matrix(predictions: Predictions) -> np.ndarray:
+  """Counts pictures by their true class (row) and the predicted one (column): [K, K] int64."""
+  size = predictions.probabilities.shape[1]
+  matrix = np.zeros((size, size), np.int64)
+  labels = predictions.labels[predictions.readable]
+  predicted = predictions.probabilities[predictions.readable].argmax(axis=1)
+  np.add.at(matrix, (labels, predicted), 1)
+  return matrix
+
+
+def worst(predictions: Predictions, count: int = _NUM_WORST) -> list[Mistake]:
+  """Returns the wrong pictures whose true class is the least probable, the worst first."""
+  probabilities, labels = predictions.probabilities, predictions.labels
+  predicted = probabilities.argmax(axis=1)
+  rows = np.arange(len(labels))
+  of_label = probabilities[rows, labels]
+  wrong = rows[predictions.readable & (predicted != labels)]
+  chosen = wrong[np.argsort(of_label[wrong], kind='stable')][:count]
+  return [
+    Mistake(
+      int(i),
+      int(labels[i]),
+      int(predicted[i]),
+      float(probabilities[i, predicted[i]]),
+      float(of_label[i]),
+    )
+    for i in chosen
+  ]
+
+
+def write(
+  workdir: str | os.PathLike,
+  predictions: Predictions,
+  settings: DataSettings,
+  class_names: tuple[str, ...],
+) -> tuple[list[Path], list[dict[str, Any]]]:
+  """Draws `confusion.png` and, if there is any mistake, `mistakes.png` into a run's folder.
+
+  Args:
+    workdir: the run's folder.
+    predictions: of the test set.
+    settings: say where the pictures are.
+    class_names: one for each of the K classes.
+
+  Returns:
+    The pictures' paths, and the worst mistakes for the report.
+  """
+  workdir = Path(workdir)
+  figure = draw_confusion(confusion_matrix(predictions), class_names)
+  written = [
+    atomic_files.replace(workdir / CONFUSION_NAME, lambda p: figure.savefig(p, format='png'))
+  ]
+  _, source = sources.open_sources(settings)
+  found = worst(predictions)
+  listed = [
+    {
+      'name': source[m.index]['name'],
+      'label': class_names[m.label],
+      'predicted': class_names[m.predicted],
+      'probability': m.probability,
+      'label_probability': m.label_probability,
+    }
+    for m in found
+  ]
+  if found:
+    pictures = _pictures(source, settings, [m.index for m in found])
+    sheet = draw_mistakes(pictures, listed, wrong=int(_num_wrong(predictions)))
+    place = workdir / MISTAKES_NAME
+    written.append(atomic_files.replace(place, lambda p: sheet.savefig(p, format='png')))
+  else:
+    (workdir / MISTAKES_NAME).unlink(missing_ok=True)  # of an earlier report
+  return written, listed
+
+
+def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+  """Draws counts [K, K]; colours are shares of each row, so that small classes show as well."""
+  size = len(matrix)
+  side = min(16.0, max(4.5, 2.2 + 0.42 * size))
+  figure = Figure(figsize=(side + 1.2, side), dpi=110, layout='constrained')
+  axes = figure.subplots()
+  totals = matrix.sum(axis=1, keepdims=True)
+  shares = 100 * matrix / np.maximum(totals, 1)
+  shown = axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
+  figure.colorbar(shown, ax=axes, shrink=0.8, label='share of the true class (%)')
+  names = [_short(name, 18) for name in class_names]
+  # Names of a letter or two stand upright under their columns.
+  rotation = 0 if max(map(len, names)) <= 2 else 90
+  font = 'medium' if size <= 20 else 'small' if size <= 40 else 5
+  axes.set_xticks(range(size), names, rotation=rotation, fontsize=font)
+  axes.set_yticks(range(size), names, fontsize=font)
+  axes.set_xlabel('predicted class')
+  axes.set_ylabel('true class')
+  accuracy = np.trace(matrix) / max(matrix.sum(), 1)
+  axes.set_title(f'{accuracy:.2%} of {matrix.sum():,} test pictures are right', fontsize='medium')
+  if size <= 40:
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+      colour = 'white' if shares[row, column] > 55 else 'black'
+      axes.text(
+        column, row, matrix[row, column], ha='center', va='center', color=colour, fontsize=font
+      )
+  return figure
+
+
+def draw_mistakes(
+  pictures: list[np.ndarray], mistakes: list[dict[str, Any]], *, wrong: int
+) -> Figure:
+  """Draws pictures uint8 [H, W, 3] with what they are and what the network says."""
+  columns = min(_COLUMNS, max(3, len(pictures)))
+  rows = -(-len(pictures) // columns)
+  figure = Figure(figsize=(1.9 * columns, 2.32 * rows + 0.4), dpi=110, layout='constrained')
+  figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+  grid = figure.subplots(rows, columns, squeeze=False)
+  for axes in grid.flat:
+    axes.set_axis_off()
+  for axes, picture, mistake in zip(grid.flat, pictures, mistakes, strict=False):
+    axes.imshow(picture, interpolation='nearest')
+    axes.set_title(
+      f'is {_short(mistake["label"], 19)} ({_percent(mistake["label_probability"])})\n'
+      f'said {_short(mistake["predicted"], 17)} ({_percent(mistake["probability"])})',
+      fontsize='small',
+    )
+  figure.suptitle(f'The {len(pictures)} worst of {wrong:,} mistakes, as the network sees them')
+  return figure
+
+
+def _num_wrong(predictions: Predictions) -> int:
+  matrix = confusion_matrix(predictions)
+  return matrix.sum() - np.trace(matrix)
+
+
+def _pictures(
+  source: sources.Source, settings: DataSettings, indices: list[int]
+) -> list[np.ndarray]:
+  """The pictures as the network gets them, brought back to uint8 [H, W, 3]."""
+  make = one_example.EvaluationExample.from_settings(source, settings)
+  size = settings.eval_image_size
+  pixels = np.empty((len(indices), size, size, 3), np.float32)
+  for index, out in zip(indices, pixels, strict=True):
+    make(index, out)
+  restored = pixels * np.asarray(images.STDDEV_RGB) + np.asarray(images.MEAN_RGB)
+  return list(np.clip(np.round(restored), 0, 255).astype(np.uint8))
+
+
+def _percent(probability: float) -> str:
+  return '<1%' if probability < 0.01 else f'{probability:.0%}'
+
+
+def _short(name: str, length: int) -> str:
+  return name if len(name) <= length else f'{name[: length - 1]}…'

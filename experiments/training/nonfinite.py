@@ -1,0 +1,138 @@
+"""Losses and gradients that are not finite: what a run does about them, and where they came from.
+
+The step itself leaves a broken update out (`steps.make_train_step`) and says so in its metrics.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.batch import Batch, ImageLayout
+from experiments.runtime import processes
+from experiments.runtime.errors import NonFiniteError
+from experiments.training.steps import TrainState
+from nfnets import execution, weights
+
+CHOICES = ('stop', 'skip')
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """What a run does about a broken step: it stops and leaves what a person needs, or goes on.
+
+  Attributes:
+    choice: one of CHOICES.
+    workdir: takes the parameters and the batch of the step that ends the run.
+    network: the network's pure functions.
+    layout: of the images in the batches.
+  """
+
+  choice: str
+  workdir: pathlib.Path
+  network: hk.TransformedWithState
+  layout: ImageLayout
+
+  def check(
+    self, step: int, step_metrics: dict[str, jax.Array], batch: Batch, state: TrainState
+  ) -> None:
+    """Looks at a finished step; all processes must.
+
+    Args:
+      step: its number, from 1.
+      step_metrics: as the train step returned them.
+      batch: that it was given.
+      state: the newest one, whose parameters a broken step leaves as they were.
+
+    Raises:
+      NonFiniteError: the step broke, and the choice is 'stop'.
+    """
+    if not step_metrics['nonfinite']:
+      return
+    if self.choice == 'skip':
+      processes.say(f'step {step} was left out: its loss or gradient is not finite.')
+      return
+    rate, loss = (float(step_metrics[name]) for name in ('learning_rate', 'loss'))
+    batch = batch._replace(images=self.layout.restore(batch.images))
+    where = first_nonfinite(self.network, state.params, state.network_state, batch)
+    files = ()
+    if processes.is_main():
+      files = write_inspection(self.workdir, step, state.params, batch)
+    kept = (self.workdir / 'checkpoints').exists()  # a linear probe has none
+    raise NonFiniteError(
+      f'The loss ({loss}) or gradient of step {step} is not finite, at '
+      f'learning rate {rate:.3g}. In its forward pass: {"; ".join(where)}. Its parameters and '
+      'batch are in '
+      f'{" and ".join(map(str, files)) or self.workdir}. A lower learning rate, a smaller clipping '
+      "or on_nonfinite='skip' may help; the same command starts again at the "
+      f'{"last checkpoint" if kept else "beginning"}.'
+    )
+
+
+def first_nonfinite(
+  network: hk.TransformedWithState, params: Any, network_state: Any, batch: Batch
+) -> list[str]:
+  """Runs one device's batch forward and returns the modules that broke first, or came nearest.
+
+  Args:
+    network: the network's pure functions.
+    params: parameters, before the step that went wrong.
+    network_state: its state.
+    batch: the batch of that step, [D, B, ...]; the first device's part is used.
+
+  Returns:
+    Up to three sentences: 'module: what its output holds', in the order of execution; the modules
+    of the largest magnitude when all outputs are finite. A network without modules has its outputs
+    in their place.
+  """
+  seen: list[str] = []
+
+  @jax.jit
+  def run(params, network_state, images):
+    found = {}
+
+    def record(next_fun, args, kwargs, context):
+      out = next_fun(*args, **kwargs)
+      if context.method_name == '__call__' and hasattr(out, 'ndim'):
+        found[context.module.module_name] = _finite_and_size(out)
+      return out
+
+    # A packed stem does not call its convolutions.
+    with hk.intercept_methods(record), execution.strategy(space_to_depth='off'):
+      out, _ = network.apply(params, network_state, None, images, is_training=False)
+    if not found:  # the classifier of a linear probe, which has no modules
+      found = {name: _finite_and_size(value) for name, value in out.items()}
+    seen.extend(found)
+    return found
+
+  found = jax.device_get(run(params, network_state, batch.images[0]))
+  broken = [name for name in seen if not found[name][0]]
+  if broken:
+    return [f'{name}: NaN or infinite values' for name in broken[:3]]
+  largest = sorted(seen, key=lambda name: -found[name][1])[:3]
+  return [f'{name}: finite, at most {found[name][1]:.3g} in size' for name in largest]
+
+
+def _finite_and_size(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Whether all are finite, and the largest magnitude."""
+  wide = values.astype(jnp.float32)
+  return jnp.all(jnp.isfinite(wide)), jnp.max(jnp.abs(wide))
+
+
+def write_inspection(
+  workdir: pathlib.Path, step: int, params: Any, batch: Batch
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Writes the parameters before a broken step, and its batch, for a person to look at.
+
+  Returns:
+    The two paths: a .safetensors and an .npz file.
+  """
+  weights_path = workdir / f'nonfinite_step_{step}.safetensors'
+  batch_path = workdir / f'nonfinite_step_{step}_batch.npz'
+  weights.save(weights_path, params)
+  np.savez(batch_path, **{name: np.asarray(x, np.float32) for name, x in batch._asdict().items()})
+  return weights_path, batch_path

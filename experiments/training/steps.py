@@ -1,0 +1,245 @@
+"""The train state, and one step of training, evaluation, prediction. The only home of `pmap`.
+
+Arrays of the state have their natural shapes and are replicated over the devices (`in_axes=None`);
+arrays of a batch carry a leading device axis.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from experiments.data.batch import Batch
+from experiments.training import step_metrics
+from experiments.training.gradients import (
+  StepSettings,
+  cross_entropy,
+  in_top,
+  make_ascent,
+  make_gradient,
+)
+from nfnets import optim
+
+AXIS = 'devices'
+
+# Where a finished step waits for the next: CPU devices share a few threads, and collectives of
+# several steps in flight there can starve one another for ever.
+_STEPS_IN_FLIGHT = {'cpu': 0}
+_DEFAULT_STEPS_IN_FLIGHT = 2
+
+
+class TrainState(NamedTuple):
+  """Everything that training carries from step to step. All float arrays are float32."""
+
+  step: jax.Array  # int32 scalar, updates made
+  params: Any
+  network_state: Any  # running statistics of baselines with batch normalisation; else empty
+  opt_state: Any
+  ema_params: Any
+  ema_network_state: Any
+
+
+def init_state(
+  network: hk.TransformedWithState,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  image_size: int,
+) -> TrainState:
+  """Returns the state before the first step, for images [N, image_size, image_size, 3]."""
+
+  def init(key):
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    params, network_state = network.init(key, images, is_training=True)
+    # The averages start as copies: donated buffers must not appear twice in the state.
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      network_state=network_state,
+      opt_state=optimizer.init(params),
+      ema_params=jax.tree.map(jnp.copy, params),
+      ema_network_state=jax.tree.map(jnp.copy, network_state),
+    )
+
+  return jax.jit(init)(jax.random.key(seed))
+
+
+def with_weights(state: TrainState, params: Any, network_state: Any) -> TrainState:
+  """Returns a state that starts from other weights; the averages start as copies of them."""
+  return state._replace(
+    params=params,
+    network_state=network_state,
+    ema_params=jax.tree.map(jnp.copy, params),
+    ema_network_state=jax.tree.map(jnp.copy, network_state),
+  )
+
+
+def replicate(state: Any) -> Any:
+  """Places a tree of arrays on every local device, as the steps expect it."""
+  mesh = jax.sharding.Mesh(jax.local_devices(), (AXIS,))
+  return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def make_train_step(
+  network: hk.TransformedWithState,
+  optimizer: optax.GradientTransformation,
+  settings: StepSettings,
+  devices: Sequence[jax.Device] | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  """Returns the step of all devices: (state, batch [D, B, ...]) -> (state, metrics).
+
+  Devices: None is all of this machine's; those of a described topology can be compiled for.
+
+  The state is donated. Metrics are float32 scalars averaged over the whole batch: those of
+  `gradients.make_gradient`, 'learning_rate', 'gradient_norm', 'nonfinite' (1 if the step was left
+  out), 'weight_norm/<parameter group>' and, with clipping, `step_metrics.clipped_shares`.
+  """
+  gradient = make_gradient(network, settings)
+
+  def step(state: TrainState, batch: Batch):
+    key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+    key = jax.random.fold_in(key, lax.axis_index(AXIS))
+    grads, (metrics, network_state) = gradient(state.params, state.network_state, key, batch)
+    grads, metrics = lax.pmean((grads, metrics), AXIS)
+    network_state = _mean_state(network_state)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params, ema_network_state = optim.ema.update(
+      (state.ema_params, state.ema_network_state),
+      (params, network_state),
+      state.step,
+      settings.ema_decay,
+    )
+    if settings.frozen:  # x + 0 is x but for the sign of a zero; frozen means every bit
+      still = optim.frozen_mask(params, settings.frozen)
+      params, ema_params = (
+        jax.tree.map(lambda f, old, new: old if f else new, still, old_tree, new_tree)
+        for old_tree, new_tree in ((state.params, params), (state.ema_params, ema_params))
+      )
+    new_state = TrainState(
+      state.step + 1, params, network_state, opt_state, ema_params, ema_network_state
+    )
+
+    metrics['learning_rate'] = settings.schedule(state.step)
+    metrics['gradient_norm'] = step_metrics.global_norm(grads)
+    if settings.clipping is not None:
+      metrics |= step_metrics.clipped_shares(grads, state.params, settings)
+    # Before the update, where the clipping reads the weights anyway: another pass would cost time.
+    metrics |= step_metrics.weight_norms(state.params)
+    # A step that broke leaves everything but the counters as it was: it can be inspected, or
+    # skipped. The selection joins the loops that compute the update: no time on a TPU, and 3 % of
+    # F0's step on a CPU, which copies what it reads and donates.
+    finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+    metrics['nonfinite'] = 1.0 - finite.astype(jnp.float32)
+    return _select(finite, new_state, state), metrics
+
+  return jax.pmap(
+    step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices
+  )
+
+
+def make_eval_step(
+  network: hk.TransformedWithState,
+) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
+  """Returns (params, network_state, batch [D, B, ...]) -> sums over the real examples.
+
+  The sums, float32 scalars over all devices: 'count', 'loss' (unsmoothed), 'top1', 'top5'.
+  Everything is computed in float32.
+  """
+
+  def step(params, network_state, batch: Batch):
+    images = batch.images.astype(jnp.float32)
+    out, _ = network.apply(params, network_state, None, images, is_training=False)
+    logits = out['logits'].astype(jnp.float32)
+    losses = cross_entropy(logits, batch.labels, batch.mix_labels, batch.mix_ratio, 0.0)
+    per_example = {
+      'count': jnp.ones_like(losses),
+      'loss': losses,
+      'top1': in_top(logits, batch.labels, 1),
+      'top5': in_top(logits, batch.labels, 5),
+    }
+    sums = {name: jnp.sum(batch.mask * value) for name, value in per_example.items()}
+    return lax.psum(sums, AXIS)
+
+  return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None)
+
+
+def make_predict_step(
+  network: hk.TransformedWithState,
+) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
+  """Returns (params, network_state, batch [D, B, ...]) -> what the network makes of each example.
+
+  'probabilities' [D, B, K], and 'pool' [D, B, C], what the classifier sees: float32, each device's
+  on that device.
+  """
+
+  def step(params, network_state, batch: Batch):
+    images = batch.images.astype(jnp.float32)
+    out, _ = network.apply(params, network_state, None, images, is_training=False)
+    logits = out['logits'].astype(jnp.float32)
+    return {'probabilities': jax.nn.softmax(logits), 'pool': out['pool'].astype(jnp.float32)}
+
+  return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=0)
+
+
+def ascent_seconds(
+  network: hk.TransformedWithState, settings: StepSettings, state: TrainState, batch: Batch
+) -> float:
+  """Times the half of a step that SAM adds, alone: the best of three, in seconds."""
+
+  def ascent(state: TrainState, batch: Batch):
+    climb = make_ascent(network, settings)
+    perturbed, _ = climb(state.params, state.network_state, jax.random.key(0), batch)
+    return jax.tree.map(jnp.sum, perturbed)[min(perturbed)]  # little to bring back
+
+  run = jax.pmap(ascent, AXIS, in_axes=(None, 0))
+  seconds = []
+  for _ in range(4):  # the first one compiles
+    began = time.perf_counter()
+    jax.block_until_ready(run(state, batch))
+    seconds.append(time.perf_counter() - began)
+  return min(seconds[1:])
+
+
+class InFlight:
+  """Results of steps that may still be being computed, oldest first."""
+
+  def __init__(self, collect: Callable[..., None] = lambda *_: None):
+    """Starts with none; each is given to `collect`, in order, once it is there."""
+    self._collect = collect
+    self._items: list[tuple[Any, ...]] = []
+
+  def add(self, *item: Any) -> None:
+    """Takes what `collect` is to get; waits while more are there than does the backend no harm."""
+    self._items.append(item)
+    self._wait(_STEPS_IN_FLIGHT.get(jax.default_backend(), _DEFAULT_STEPS_IN_FLIGHT))
+
+  def drain(self) -> None:
+    """Waits for all."""
+    self._wait(0)
+
+  def _wait(self, allowed: int) -> None:
+    while len(self._items) > allowed:
+      self._collect(*jax.block_until_ready(self._items.pop(0)))
+
+
+def _mean_state(network_state: Any) -> Any:
+  """Averages the devices' statistics; their counters, integers, are equal and stay integers."""
+  return jax.tree.map(
+    lambda x: lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.floating) else lax.pmax(x, AXIS),
+    network_state,
+  )
+
+
+def _select(condition: jax.Array, new: Any, old: Any) -> Any:
+  """The new floating-point leaves if the condition holds, else the old; always the new integers."""
+  return jax.tree.map(
+    lambda n, o: jnp.where(condition, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n,
+    new,
+    old,
+  )

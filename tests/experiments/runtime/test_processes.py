@@ -1,0 +1,107 @@
+"""Several processes on loopback learn what one does; a lost one ends the others."""
+
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from experiments.reporting import recording
+from nfnets import weights
+
+# Without dropout and stochastic depth the devices' random keys do not matter.
+FLAGS = ['--config.model.drop_rate=0.0', '--config.model.stochdepth_rate=0.0']
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    return s.getsockname()[1]
+
+
+@pytest.fixture
+def start_processes(start_training):
+  started = []
+
+  def start(workdir, *flags, processes, devices):
+    coordinator = f'--coordinator=127.0.0.1:{free_port()}'
+    for i in range(processes):
+      arguments = [coordinator, f'--num_processes={processes}', f'--process_id={i}', *flags]
+      started.append(start_training(workdir, *arguments, devices=devices))
+    return started[-processes:]
+
+  yield start
+  for process in started:
+    process.kill()
+
+
+def run_to_the_end(processes):
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  assert [p.returncode for p in processes] == [0] * len(processes), '\n'.join(outputs)
+  return outputs
+
+
+def test_two_processes_learn_what_one_does_and_continue_each_others_runs(
+  start_processes, train, tmp_path
+):
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  train(one, *FLAGS, devices=4)
+  outputs = run_to_the_end(start_processes(two, *FLAGS, processes=2, devices=2))
+  assert 'Done: test top-1' in outputs[0]
+  assert outputs[1].count('step ') == 0  # only the first process reports
+  want, got = (recording.read_csv(d) for d in (one, two))
+  np.testing.assert_array_equal(got['train/loss'].steps, want['train/loss'].steps)
+  # The same examples stand in other places of the batch, so sums round differently.
+  np.testing.assert_allclose(got['train/loss'].values, want['train/loss'].values, rtol=1e-4)
+  assert got['test/count'].values[-1] == 360
+  params = [weights.load(d / 'ema_weights.safetensors')[0] for d in (one, two)]
+  for module, entries in params[0].items():
+    for name, value in entries.items():
+      np.testing.assert_allclose(params[1][module][name], value, rtol=1e-3, atol=1e-5)
+
+  # Each layout goes on from the other's checkpoint.
+  for workdir, last in ((one, 64), (two, 64)):
+    for path in (workdir / 'checkpoints' / str(last), workdir / 'report.json'):
+      path.rename(tmp_path / f'{workdir.name}-{path.name}')
+  assert 'Resuming at step 60.' in train(two, *FLAGS, devices=4)
+  outputs = run_to_the_end(start_processes(one, *FLAGS, processes=2, devices=2))
+  assert 'Resuming at step 60.' in outputs[0]
+  again = weights.load(one / 'ema_weights.safetensors')[0]['NFNet/~/linear']['w']
+  np.testing.assert_allclose(again, params[0]['NFNet/~/linear']['w'], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('lost', [0, 1])
+def test_a_lost_process_ends_the_other_in_bounded_time(start_processes, tmp_path, lost):
+  processes = start_processes(
+    tmp_path, '--config.num_epochs=2000', '--heartbeat_timeout=10', processes=2, devices=1
+  )
+  deadline = time.monotonic() + 200
+  while time.monotonic() < deadline and not (tmp_path / 'metrics.csv').exists():
+    time.sleep(0.1)
+  time.sleep(3)
+  processes[lost].kill()
+  began = time.monotonic()
+  output, _ = processes[1 - lost].communicate(timeout=90)
+  assert time.monotonic() - began < 60
+  assert processes[1 - lost].returncode != 0
+  # The sentence is ours, or JAX's own when its service ended with process 0.
+  sentences = ('because another one was lost', 'another task died', 'heartbeat timeout')
+  assert any(sentence in output for sentence in sentences), output
+
+
+def test_sigterm_stops_all_processes_at_one_step(start_processes, tmp_path):
+  processes = start_processes(tmp_path, '--config.num_epochs=2000', processes=2, devices=1)
+  deadline = time.monotonic() + 200
+  while time.monotonic() < deadline and not (tmp_path / 'metrics.csv').exists():
+    time.sleep(0.1)
+  time.sleep(2)
+  processes[1].terminate()
+  outputs = run_to_the_end(processes)
+  assert 'Asked to stop: saved step' in outputs[0]
+
+
+def test_incomplete_flags_are_named(train, tmp_path):
+  output = train(tmp_path / 'run', '--coordinator=127.0.0.1:1', code=1)
+  assert 'needs --num_processes and --process_id as well' in output
+  output = train(tmp_path / 'run', '--num_processes=2', code=1)
+  assert 'need --coordinator=host:port as well' in output
