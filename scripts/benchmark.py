@@ -20,8 +20,8 @@ Contestants:
                    but for networks with batch normalisation
   unfolded         (--baseline unfolded) the same without folding, only for 'predict'
   published        (--baseline published) the convolutions as the published code writes them: groups
-                   left to XLA (nfnets.execution.strategy('plain')), the stem's pixels not packed
-                   (its space_to_depth='off'), nothing folded
+                   left to XLA (nfnets.execution.strategy('plain', space_to_depth='off')), nothing
+                   folded
   timm             (--peer timm) timm's model of the same name on eager PyTorch, channels last;
   timm-contiguous  and in PyTorch's own layout. 'timm best' is the quicker one of each case. For
                    'predict': eval(), inference_mode(); for 'step' timm's own AGC, optimiser and

@@ -104,6 +104,19 @@ def _computed(
   return run(x, w) if bias is None else run(x, w, bias)
 
 
+def _check_size(
+  size: Sequence[int], windows: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> None:
+  """Raises ValueError if a window has no place in a map of this size (which may be empty)."""
+  padded = [length + low + high for length, (low, high) in zip(size, padding, strict=True)]
+  if any(0 < p < window for p, window in zip(padded, windows, strict=True)):
+    over, of = (' x '.join(map(str, lengths)) for lengths in (windows, size))
+    raise ValueError(
+      f'A kernel that reaches over {over} pixels does not fit into a map of {of}: give larger '
+      f'images, a smaller kernel or more padding.'
+    )
+
+
 def _apart(function: Function, groups: int) -> Function:
   """Returns a function that is to come before a convolution of so many groups.
 
@@ -137,9 +150,10 @@ def _convolved(
   num_spatial_dims = x.ndim - 2
   stride = (stride,) * num_spatial_dims if isinstance(stride, int) else tuple(stride)
   rate = (rate,) * num_spatial_dims if isinstance(rate, int) else tuple(rate)
+  windows = grouped.reach(w.shape[:-2], rate)
   if isinstance(padding, str):
-    windows = grouped.reach(w.shape[:-2], rate)
     padding = lax.padtype_to_pads(x.shape[1:-1], windows, stride, padding)
+  _check_size(x.shape[1:-1], windows, padding)
 
   def plain(x, w, groups=1):
     return lax.conv_general_dilated(

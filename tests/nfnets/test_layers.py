@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfnets import layers
-from nfnets.execution import standardize
+import nfnets
+from nfnets import execution, layers
+from nfnets.execution import convolution, standardize
 
 CONVS = [
   (layers.WSConv1D, (2, 16, 8), 3, {}),
@@ -124,3 +125,42 @@ def test_stochastic_depth(rescale):
   np.testing.assert_array_equal(f.apply({}, None, x, False), x)
   with pytest.raises(ValueError, match=r'in \[0, 1\), got 1'):
     hk.transform(lambda: layers.StochasticDepth(1.0)).init(None)
+
+
+@pytest.mark.parametrize('activation', ['glu', 'log_softmax', 'gelu'])
+def test_activations_over_channels_are_the_same_in_every_strategy(monkeypatch, activation):
+  monkeypatch.setattr(convolution, '_WIDE', 1)
+  spec = nfnets.ModelSpec(
+    width=(16,), depth=(1,), stride=(1,), group_width=4, stem=((3, 2, 8), (3, 2, 8)),
+    head_channels=8, activation=activation,
+  )  # fmt: skip
+  net = hk.without_apply_rng(hk.transform(lambda x: nfnets.NFNet(5, spec)(x, False)['logits']))
+  images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
+  outcomes = []
+  for choice in (
+    {'convolutions': 'plain', 'space_to_depth': 'off'},
+    {'convolutions': 'cpu', 'training_step': True},
+    {'convolutions': 'tpu', 'space_to_depth': 'on', 'training_step': True},
+  ):
+    with execution.strategy(**choice):
+      params = jax.jit(net.init)(jax.random.key(0), images)
+      raised = jax.tree.map(lambda x: x + 0.1, params)
+      outcomes.append((params, jax.jit(net.apply)(raised, images)))
+  for params, logits in outcomes[1:]:
+    jax.tree.map(np.testing.assert_array_equal, params, outcomes[0][0])
+    np.testing.assert_allclose(logits, outcomes[0][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('convolutions', ['plain', 'cpu', 'tpu'])
+def test_a_depthwise_kernel_larger_than_its_input(convolutions):
+  x = np.random.default_rng(0).standard_normal((1, 3, 3, 4)).astype(np.float32)
+  conv = hk.transform(lambda x: nfnets.WSConv2D(4, 7, feature_group_count=4)(x))
+  with execution.strategy(convolutions):
+    out = conv.apply(conv.init(jax.random.key(0), x), None, x)
+  assert out.shape == x.shape
+  valid = hk.transform(lambda x: nfnets.WSConv2D(4, 7, padding='VALID', feature_group_count=4)(x))
+  with (
+    execution.strategy(convolutions),
+    pytest.raises(ValueError, match=r'7 x 7 .* 3 x 3: .* padding'),
+  ):
+    valid.init(jax.random.key(0), x)

@@ -98,6 +98,29 @@ def test_trajectory_equals_the_published_one(run, golden, packing):
         )
 
 
+@pytest.mark.parametrize('strategy', [{}, {'convolutions': 'tpu', 'space_to_depth': 'on'}])
+def test_a_step_promotes_no_rank_and_makes_no_nan(strategy):
+  spec = nfnets.ModelSpec(width=(8,), depth=(2,), stride=(1,), group_width=4, stem=((3, 2, 6),))
+  network = hk.transform_with_state(lambda *args, **kwargs: nfnets.NFNet(5, spec)(*args, **kwargs))
+  schedule = nfnets.optim.warmup_cosine(peak=0.1, warmup_steps=1, total_steps=4)
+  optimizer = nfnets.optim.nfnet_sgd(schedule)
+  settings = steps.StepSettings(schedule=schedule, sam_rho=0.05)
+  images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
+  labels = np.arange(2, dtype=np.int32)
+  with (
+    jax.numpy_rank_promotion('raise'),
+    jax.debug_nans(True),
+    execution.strategy(**strategy),
+  ):
+    state = steps.replicate(steps.init_state(network, optimizer, 0, 16))
+    train_step = steps.make_train_step(network, optimizer, settings)
+    batch = split_over_devices(images, labels, labels, np.ones(2, np.float32))
+    state, metrics = train_step(state, batch)
+    sums = steps.make_eval_step(network)(state.params, state.network_state, batch)
+  assert np.isfinite(metrics['loss'])
+  assert sums['count'] == 2
+
+
 def test_trajectory_on_four_devices():
   if jax.local_device_count() == 4:
     pytest.skip('this is the run with four devices')
