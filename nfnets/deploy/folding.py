@@ -1,29 +1,22 @@
-"""Folding a trained network into plain convolutions, and exporting it.
+"""Folding a trained network into plain convolutions.
 
 In evaluation everything that makes a network normalizer-free is a constant: standardised weights,
 gains, gamma, beta, alpha, skip gains and the attention's factor of 2 all go into convolutions. So
 do the running statistics of batch normalisation.
 """
 
-import contextlib
 import dataclasses
-import os
-import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import haiku as hk
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export as jax_export
 
-from nfnets import activations, baselines, execution, weights, zoo
+from nfnets import activations, baselines, weights, zoo
 from nfnets.baselines import BaselineSpec
 from nfnets.block_plan import BlockPlan, plan_blocks
 from nfnets.execution import standardize
 from nfnets.spec import ModelSpec
-from nfnets.weights.atomic import replacing
 
 Params = Mapping[str, Mapping[str, Any]]
 
@@ -133,94 +126,3 @@ def _standardized(params: Params, path: str, spec: ModelSpec) -> np.ndarray:
 
 def _float32(entries: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return {name: np.asarray(value, np.float32) for name, value in entries.items()}
-
-
-def predictor(params: Params, spec: zoo.AnySpec) -> Callable[[jax.Array], jax.Array]:
-  """Returns a pure function: normalised images [N, H, W, 3] float32 -> logits [N, K] float32.
-
-  Args:
-    params: as for `fold`, with a classifier; folded or not.
-    spec: what they belong to.
-
-  Raises:
-    ValueError: the parameters are not those of the spec, see `weights.fit`; from the function: the
-      images are not float32.
-  """
-  params = weights.fit(params, spec, needs_classifier=True)
-  num_classes = weights.count_classes(params, spec)
-  variables = jax.tree.map(jnp.asarray, baselines.split_state(params))
-  network = hk.transform_with_state(
-    lambda x: zoo.create_model(spec, num_classes)(x, is_training=False)['logits']
-  )
-
-  def predict(images: jax.Array) -> jax.Array:
-    if images.dtype != jnp.float32:
-      raise ValueError(
-        f'the images must be normalised numbers in float32, got {images.dtype}: '
-        f'nfnets.inference.preprocess makes them of pictures.'
-      )
-    logits, _ = network.apply(*variables, None, images)
-    return logits
-
-  return predict
-
-
-@contextlib.contextmanager
-def portable() -> Iterator[None]:
-  """Inside, a network is traced as it is written, for any machine, and not rewritten for this one.
-
-  Exports are traced so: what is right for this machine may be slow on another one, and what is
-  written for a TPU cannot be stored.
-  """
-  with execution.strategy('plain', space_to_depth='off'):
-    yield
-
-
-def export_stablehlo(
-  path: str | os.PathLike,
-  params: Params,
-  spec: zoo.AnySpec,
-  *,
-  size: int | None = None,
-  batch_size: int | None = None,
-  platforms: tuple[str, ...] = ('cpu', 'cuda', 'tpu'),
-) -> None:
-  """Writes images -> logits as one file of StableHLO with its weights, by `jax.export`.
-
-  The program is the same whichever machine writes it, see `portable`.
-
-  Args:
-    path: where to write; as `weights.save`, whole or not at all.
-    params: as for `predictor`.
-    spec: what they belong to.
-    size: height and width of the images; None: the spec's test size.
-    batch_size: number of images of a call; None: any.
-    platforms: where it shall run.
-
-  Raises:
-    ValueError: as `predictor`.
-  """
-  size = size or spec.test_size
-  batch = batch_size or jax_export.symbolic_shape('batch')[0]
-  images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-  with portable():
-    exported = jax_export.export(jax.jit(predictor(params, spec)), platforms=platforms)(images)
-  with replacing(path) as temporary:
-    temporary.write_bytes(exported.serialize())
-
-
-def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
-  """Returns the function that `export_stablehlo` wrote: images [N, H, W, 3] -> logits [N, K].
-
-  Raises:
-    ValueError: the file is no such export.
-  """
-  try:
-    exported = jax_export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
-  except OSError:
-    raise
-  except Exception as error:  # flatbuffers raises many kinds for damaged files
-    raise ValueError(
-      f'{path} is not a file that export_stablehlo wrote, or not a whole one: write it again.'
-    ) from error
-  return exported.call

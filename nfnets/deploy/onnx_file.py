@@ -1,0 +1,176 @@
+"""A trained network as an ONNX file, written straight from its folded description."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nfnets import images as pictures
+from nfnets import weights, zoo
+from nfnets.deploy.folding import Params, fold, is_folded
+from nfnets.deploy.onnx_graph import OPSET, Graph, Map
+from nfnets.deploy.onnx_networks import add_network
+from nfnets.weights.atomic import replacing
+
+if TYPE_CHECKING:
+  import onnx
+
+LAYOUTS = ('NHWC', 'NCHW')
+DTYPES = ('float32', 'float16', 'bfloat16')
+_MOST_BYTES = 2**31 - 2**20  # of one protobuf
+
+
+def export_onnx(
+  path: str | os.PathLike,
+  params: Params,
+  spec: zoo.AnySpec,
+  *,
+  size: int | None = None,
+  batch_size: int | None = None,
+  layout: str = 'NHWC',
+  weights_dtype: str = 'float32',
+  normalize: bool = False,
+  softmax: bool = False,
+  metadata: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes images -> logits as an ONNX file of plain convolutions.
+
+  Args:
+    path: where to write, whole or not at all; weights above 2 GB go into `<path>.data` beside it.
+    params: as for `fold`, with a classifier; folded or not.
+    spec: what they belong to.
+    size: height and width of the images in pixels; 0: any; None: the spec's test size.
+    batch_size: number of images of a call; None: any.
+    layout: of the input 'images': 'NHWC' or 'NCHW'.
+    weights_dtype: 'float32'; or 'float16' or 'bfloat16': half the file, computed in float32.
+    normalize: whether the input holds pixels 0..255 in uint8, RGB, and the graph subtracts
+      ImageNet's mean and divides by its standard deviation; else they are normalised float32.
+    softmax: whether the output holds 'probabilities' instead of 'logits', [N, K] float32.
+    metadata: what the file says beside it, such as class names: strings, or what JSON can hold.
+
+  Raises:
+    ImportError: the package onnx is not installed.
+    ValueError: an unknown choice, or the parameters are not those of the spec.
+  """
+  try:
+    import onnx
+  except ImportError as error:
+    raise ImportError("ONNX files need the package onnx: pip install 'nfnets[onnx]'.") from error
+  for what, value, choices in (
+    ('layout', layout, LAYOUTS),
+    ('weights_dtype', weights_dtype, DTYPES),
+  ):
+    if value not in choices:
+      raise ValueError(f'{what} must be one of {", ".join(choices)}, got {value!r}.')
+  params = weights.fit(params, spec, needs_classifier=True)
+  if not is_folded(spec):
+    params, spec = fold(params, spec)
+  size = spec.test_size if size is None else size or None
+  graph = Graph()
+  images = _add_input(graph, layout, size, normalize)
+  logits = add_network(graph, images, params, spec)
+  output = 'probabilities' if softmax else 'logits'
+  if softmax:
+    graph.node('Softmax', logits, axis=1)
+  graph.nodes[-1].output[0] = output
+  model = _model(
+    graph,
+    _shape(batch_size or 'N', size or 'H', size or 'W', layout),
+    (output, [batch_size or 'N', weights.count_classes(params, spec)]),
+    normalize,
+    weights_dtype,
+  )
+  _set_metadata(model, spec, {'layout': layout, 'normalize': normalize, **(metadata or {})})
+  _write(model, pathlib.Path(path))
+
+
+def _add_input(graph: Graph, layout: str, size: int | None, normalize: bool) -> Map:
+  """The nodes before the network: to float32, to NCHW, normalised."""
+  from onnx import TensorProto
+
+  name = 'images'
+  if normalize:
+    name = graph.node('Cast', name, to=TensorProto.FLOAT)
+  if layout == 'NHWC':
+    name = graph.node('Transpose', name, perm=[0, 3, 1, 2])
+  images = Map(name, 3, size)
+  if normalize:
+    mean, deviation = np.array(pictures.MEAN_RGB), np.array(pictures.STDDEV_RGB)
+    images = graph.affine(images, 'normalize', 1 / deviation, -mean / deviation)
+  return images
+
+
+def _shape(n: int | str, height: int | str, width: int | str, layout: str) -> list[int | str]:
+  return [n, height, width, 3] if layout == 'NHWC' else [n, 3, height, width]
+
+
+def _model(
+  graph: Graph,
+  input_shape: Sequence[int | str],
+  output: tuple[str, Sequence[int | str]],
+  normalize: bool,
+  weights_dtype: str,
+) -> 'onnx.ModelProto':
+  from onnx import TensorProto, helper, numpy_helper
+
+  initializers, casts = [], []
+  for name, value in graph.constants.items():
+    if weights_dtype != 'float32' and value.dtype == np.float32 and value.ndim > 1:
+      import ml_dtypes
+
+      small = value.astype({'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}[weights_dtype])
+      initializers.append(numpy_helper.from_array(small, f'{name}/{weights_dtype}'))
+      inputs, label = [f'{name}/{weights_dtype}'], f'{name}/cast'
+      casts.append(helper.make_node('Cast', inputs, [name], name=label, to=TensorProto.FLOAT))
+    else:
+      initializers.append(numpy_helper.from_array(value, name))
+  pixels = TensorProto.UINT8 if normalize else TensorProto.FLOAT
+  name, shape = output
+  made = helper.make_graph(
+    [*casts, *graph.nodes],
+    'nfnets',
+    [helper.make_tensor_value_info('images', pixels, list(input_shape))],
+    [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))],
+    initializers,
+  )
+  opset = helper.make_opsetid('', OPSET)
+  return helper.make_model(made, opset_imports=[opset], ir_version=9, producer_name='nfnets')
+
+
+def _set_metadata(model: 'onnx.ModelProto', spec: zoo.AnySpec, metadata: Mapping[str, Any]) -> None:
+  from onnx import helper
+
+  texts = {'spec': spec.to_dict(), **metadata}
+  helper.set_model_props(
+    model,
+    {name: text if isinstance(text, str) else json.dumps(text) for name, text in texts.items()},
+  )
+
+
+def _write(model: 'onnx.ModelProto', path: pathlib.Path) -> None:
+  """Writes the file, checked; large weights beside it."""
+  import onnx
+
+  size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+  if size <= _MOST_BYTES:
+    onnx.checker.check_model(model)
+    with replacing(path) as temporary:
+      temporary.write_bytes(model.SerializeToString())
+    return
+  data = path.with_name(f'{path.name}.data')
+  with replacing(data) as temporary:
+    offset = 0
+    with temporary.open('wb') as file:
+      for tensor in model.graph.initializer:
+        onnx.external_data_helper.set_external_data(
+          tensor, data.name, offset=offset, length=len(tensor.raw_data)
+        )
+        offset += file.write(tensor.raw_data)
+        tensor.ClearField('raw_data')
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+  with replacing(path) as temporary:
+    temporary.write_bytes(model.SerializeToString())
+  onnx.checker.check_model(str(path))

@@ -1,0 +1,209 @@
+"""Each family's folded network as an ONNX graph, from images [N, 3, H, W] to logits [N, K]."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nfnets import activations
+from nfnets.baselines.efficientnet import EfficientNetSpec
+from nfnets.baselines.resnet import ResNetSpec
+from nfnets.block_plan import BlockPlan, plan_blocks
+from nfnets.deploy.onnx_graph import Graph, Map, Padding
+from nfnets.spec import ModelSpec
+from nfnets.zoo import AnySpec
+
+Params = Mapping[str, Mapping[str, np.ndarray]]
+
+
+def add_network(graph: Graph, images: Map, params: Params, spec: AnySpec) -> str:
+  """Adds a folded network.
+
+  Args:
+    graph: where to.
+    images: [N, 3, H, W], normalised.
+    params: folded, float32.
+    spec: what they belong to, folded.
+
+  Returns:
+    The name of the logits.
+  """
+  kind = {ResNetSpec: _ResNet, EfficientNetSpec: _EfficientNet}.get(type(spec), _NormalizerFree)
+  network = kind(graph, params, spec)
+  return network.classify(network.features(images))
+
+
+class _Network:
+  """What the families share."""
+
+  def __init__(self, graph: Graph, params: Params, spec: AnySpec):
+    self.graph, self.params, self.spec = graph, params, spec
+    self.root = f'{spec.family}/~'
+
+  def act(self, x: Map) -> Map:
+    return self.graph.activation(x, self.spec.activation)
+
+  def conv(self, x: Map, path: str, stride: int = 1, padding: Padding = 'SAME') -> Map:
+    """A convolution; `b` is its bias, if it has one."""
+    entries = self.params[path]
+    return self.graph.conv(x, path, entries['w'], entries.get('b'), stride, padding)
+
+  def squeeze_excite(self, x: Map, block: str, activation: str) -> Map:
+    """Scales each channel by its attention; on maps of one pixel, Linear is a convolution."""
+    attention = self.graph.mean(x)
+    for name in ('linear', 'linear_1'):
+      path = f'{block}/~/squeeze_excite/~/{name}'
+      entries = self.params[path]
+      attention = self.graph.conv(attention, path, entries['w'][None, None], entries['b'])
+      attention = self.graph.activation(attention, activation if name == 'linear' else 'sigmoid')
+    return self.graph.multiply(x, attention.name)
+
+  def features(self, images: Map) -> Map:
+    raise NotImplementedError
+
+  def classify(self, x: Map, scale: float = 1.0) -> str:
+    """The classifier on the mean of an activated map, which is to be multiplied by scale."""
+    entries = self.params[f'{self.root}/linear']
+    pooled = self.graph.node('Flatten', self.graph.mean(x).name, axis=1)
+    w = self.graph.constant('linear/w', entries['w'] * np.float32(scale))
+    return self.graph.node('Gemm', pooled, w, self.graph.constant('linear/b', entries['b']))
+
+
+class _NormalizerFree(_Network):
+  """`nfnets.backbone`, line by line."""
+
+  spec: ModelSpec
+
+  def features(self, images: Map) -> Map:
+    spec = self.spec
+    x = images
+    for i, (kernel, stride, _) in enumerate(spec.stem):
+      path = f'{self.root}/{spec.names.stem_conv.format(i)}'
+      x = self.conv(self.act(x) if i else x, path, stride, self.padding(kernel))
+    if spec.stem_pool:
+      x = self.graph.max_pool(x, 3, 2, self.padding(3))
+    for i, plan in enumerate(plan_blocks(spec)):
+      x = self.block(x, f'{self.root}/{spec.names.block}' + (f'_{i}' if i else ''), plan)
+    return self.conv(x, f'{self.root}/final_conv') if spec.final_conv else x
+
+  def classify(self, x: Map, scale: float = 1.0) -> str:
+    conventions = self.spec.conventions
+    # No convolution follows the last activation that could hold its gamma; the classifier does.
+    gamma = 1.0 if conventions.gamma_in_conv else activations.get(self.spec.activation).gamma
+    return super().classify(self.act(x), gamma * scale)
+
+  def block(self, x: Map, path: str, plan: BlockPlan) -> Map:
+    spec = self.spec
+    entered = self.act(x)
+    shortcut = x
+    if plan.is_transition:
+      is_pooled = plan.stride > 1 and spec.shortcut == 'average_pool'
+      seen = self.graph.average_pool(entered, plan.stride, plan.stride) if is_pooled else entered
+      stride = plan.stride if spec.shortcut == 'strided_conv' else 1
+      shortcut = self.conv(seen, f'{path}/~/conv_shortcut', stride)
+    out = self.conv(entered, f'{path}/~/conv0')
+    out = self.conv(self.act(out), f'{path}/~/conv1', plan.stride, self.padding(3))
+    if spec.two_convs:
+      out = self.conv(self.act(out), f'{path}/~/conv1b', 1, self.padding(3))
+    if spec.attention_position == 'before_last_conv':
+      out = self.attend(out, path)
+    out = self.conv(self.act(out), f'{path}/~/conv2')
+    if spec.attention_position == 'last':
+      out = self.attend(out, path)
+    return self.graph.add(out, shortcut)
+
+  def attend(self, x: Map, block: str) -> Map:
+    if self.spec.attention == 'efficient':
+      return self.efficient_attention(x, f'{block}/~/efficient_channel_attention')
+    return self.squeeze_excite(x, block, 'relu') if self.spec.se_ratio else x
+
+  def efficient_attention(self, x: Map, path: str) -> Map:
+    """A convolution over the channels' means, as if they were pixels of one row."""
+    graph, w = self.graph, self.params[path]['w']  # [k, 1, 1]
+    row = graph.constant('row', np.array([0, 1, -1], np.int64))
+    column = graph.constant('column', np.array([0, -1, 1, 1], np.int64))
+    weights = graph.constant(f'{path}/w', np.transpose(w, (2, 1, 0)))
+    pads = [len(w) // 2] * 2  # the kernel is odd
+    means = graph.node('Reshape', graph.mean(x).name, row)
+    seen = graph.node('Conv', means, weights, kernel_shape=[len(w)], pads=pads)
+    attention = graph.node('Reshape', graph.node('Sigmoid', seen), column)
+    return graph.multiply(x, attention)
+
+  def padding(self, kernel: int) -> Padding:
+    symmetric = ((kernel // 2, kernel // 2),) * 2
+    return 'SAME' if self.spec.conventions.padding == 'same' else symmetric
+
+
+class _ResNet(_Network):
+  """`nfnets.baselines.resnet` without its statistics."""
+
+  spec: ResNetSpec
+
+  def features(self, images: Map) -> Map:
+    spec = self.spec
+    x = images
+    for i, (_, stride, _) in enumerate(spec.stem):
+      x = self.normalized_conv(x, f'{self.root}/stem_conv{i}', f'{self.root}/stem_norm{i}', stride)
+      x = self.act(x) if i + 1 < len(spec.stem) else x
+    x = self.graph.max_pool(x, 3, 2) if spec.stem_pool else x
+    number = 0
+    for width, depth, stride in zip(spec.width, spec.depth, spec.stride, strict=True):
+      for i in range(depth):
+        path = f'{self.root}/block' + (f'_{number}' if number else '')
+        x = self.block(x, path, width, stride if i == 0 else 1)
+        number += 1
+    return self.act(self.norm(x, f'{self.root}/final_norm'))
+
+  def normalized_conv(self, x: Map, conv: str, norm: str, stride: int = 1) -> Map:
+    """A convolution whose normalisation, if any, is its bias."""
+    bias = self.params.get(norm, {}).get('offset')
+    return self.graph.conv(x, conv, self.params[conv]['w'], bias, stride)
+
+  def norm(self, x: Map, path: str) -> Map:
+    """A normalisation of a sum, which folding leaves as a scale and an offset."""
+    return self.graph.affine(x, path, self.params[path]['scale'], self.params[path]['offset'])
+
+  def block(self, x: Map, path: str, width: int, stride: int) -> Map:
+    entered = self.act(self.norm(x, f'{path}/~/norm0'))
+    shortcut = x
+    if stride > 1 or x.channels != width:
+      is_pooled = stride > 1 and self.spec.shortcut == 'average_pool'
+      seen = self.graph.average_pool(entered, stride, stride) if is_pooled else entered
+      conv_stride = stride if self.spec.shortcut == 'strided_conv' else 1
+      shortcut = self.conv(seen, f'{path}/~/conv_shortcut', conv_stride)
+    out = self.normalized_conv(entered, f'{path}/~/conv0', f'{path}/~/norm1')
+    out = self.normalized_conv(self.act(out), f'{path}/~/conv1', f'{path}/~/norm2', stride)
+    out = self.conv(self.act(out), f'{path}/~/conv2')
+    if self.spec.se_ratio:
+      out = self.squeeze_excite(out, path, 'relu')
+    return self.graph.add(out, shortcut)
+
+
+class _EfficientNet(_Network):
+  """`nfnets.baselines.efficientnet` without its statistics."""
+
+  spec: EfficientNetSpec
+
+  def features(self, images: Map) -> Map:
+    spec = self.spec
+    x = self.layer(images, f'{self.root}/stem_conv', f'{self.root}/stem_norm', 2)
+    number = 0
+    for stage in spec.stages:
+      for i in range(spec.blocks(stage[-1])):
+        path = f'{self.root}/mb_conv' + (f'_{number}' if number else '')
+        x = self.block(x, path, stage, stage[2] if i == 0 else 1)
+        number += 1
+    return self.layer(x, f'{self.root}/final_conv', f'{self.root}/final_norm')
+
+  def layer(self, x: Map, conv: str, norm: str, stride: int = 1, is_active: bool = True) -> Map:
+    """A convolution, its normalisation as its bias, and an activation."""
+    out = self.graph.conv(x, conv, self.params[conv]['w'], self.params[norm]['offset'], stride)
+    return self.act(out) if is_active else out
+
+  def block(self, x: Map, path: str, stage: tuple[int, ...], stride: int) -> Map:
+    out = x
+    if stage[0] != 1:
+      out = self.layer(out, f'{path}/~/expand', f'{path}/~/expand_norm')
+    out = self.layer(out, f'{path}/~/depthwise', f'{path}/~/depthwise_norm', stride)
+    out = self.squeeze_excite(out, path, self.spec.activation)
+    out = self.layer(out, f'{path}/~/project', f'{path}/~/project_norm', is_active=False)
+    return self.graph.add(out, x) if stride == 1 and x.channels == out.channels else out
