@@ -29,6 +29,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
   config = config.copy_and_resolve_references()
   field_ranges.check(config, FIELDS)  # before any file is looked at
   profiling.parse(config.profile)
+  if config.model.variant or not config.model.pretrained:
+    _named_spec(config.model)
   with config.unlocked():
     if config.model.pretrained:
       _adopt_model(config.model)
@@ -52,23 +54,32 @@ def model_spec(model: ConfigDict) -> zoo.AnySpec:
   """Returns the network that `config.model` describes, recipe overrides included.
 
   Raises:
-    ValueError: unknown variant or activation, or a spec that gives no network.
+    ConfigError: unknown variant, or a spec that gives no network.
   """
-  if model.variant == 'custom':
-    spec = zoo.spec_from_dict(model.spec.to_dict())
-  else:
-    if model.spec:
-      raise ConfigError(
-        f'--config.model.spec is only used with --config.model.variant=custom, but the variant is '
-        f'{model.variant!r}: drop one of the two.'
-      )
-    spec = zoo.get_spec(model.variant)
   changes = {
     field: model[field]
     for field in ('drop_rate', 'stochdepth_rate', 'activation')
     if model[field] is not None
   }
-  return spec.replace(**changes)
+  return _named_spec(model).replace(**changes)
+
+
+def _named_spec(model: ConfigDict) -> zoo.AnySpec:
+  """The network of model.variant and model.spec, without the recipe's overrides."""
+  if model.variant != 'custom':
+    if model.spec:
+      raise ConfigError(
+        f'--config.model.spec is only used with --config.model.variant=custom, but the variant is '
+        f'{model.variant!r}: drop one of the two.'
+      )
+    try:
+      return zoo.get_spec(model.variant)
+    except ValueError as error:
+      raise ConfigError(f'--config.model.variant: {error}') from None
+  try:
+    return zoo.spec_from_dict(model.spec.to_dict())
+  except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    raise ConfigError(f'--config.model.spec: {error}') from None
 
 
 def of_weights(config: ConfigDict, path: str) -> ConfigDict:
@@ -103,9 +114,7 @@ def _adopt_model(model: ConfigDict) -> None:
       'custom there, with model.spec), or save it with its spec.'
     )
   if model.variant:
-    named = model.spec.to_dict() if model.variant == 'custom' else None
-    said = zoo.get_spec(model.variant) if named is None else zoo.spec_from_dict(named)
-    if _architecture(said) != _architecture(spec):
+    if _architecture(_named_spec(model)) != _architecture(spec):
       raise ConfigError(
         f'{model.pretrained} holds another model than --config.model.variant={model.variant}: '
         'leave that empty (and model.spec too), then the weights say what they are.'

@@ -12,7 +12,7 @@ from experiments.runtime.ranges import (
   Text,
 )
 from experiments.training import nonfinite
-from nfnets import activations, list_models
+from nfnets import activations
 from nfnets.execution.context import SPACE_TO_DEPTH
 
 _STEPS = Number(1, 2**31 - 1, whole=True)  # the counter of the updates is an int32
@@ -38,8 +38,8 @@ FIELDS: dict[str, Row] = {
   'keep_freed_memory': Switch(),
   'profile': Text(),  # `profiling.parse` checks it
   'model.pretrained': Text(),
-  'model.variant': Choice((*list_models(), 'custom', '')),
-  'model.spec': Named(),  # `zoo.spec_from_dict` checks it
+  'model.variant': Text(),  # `fields.model_spec` checks it
+  'model.spec': Named(),  # the same
   'model.num_classes': OrNone(Number(1, 1_000_000, whole=True)),
   'model.drop_rate': OrNone(Number(0, 1, below=True)),
   'model.stochdepth_rate': OrNone(Number(0, 1, below=True)),

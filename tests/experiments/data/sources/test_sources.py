@@ -19,7 +19,6 @@ def _settings(**fields):
     ({'source': 'folder', 'dir': ''}, 'does not exist'),
     ({'source': 'folder', 'dir': 'not/there'}, 'not/there'),
     ({'source': 'folder', 'dir': '.', 'test_split': 'holdout'}, "no folder 'holdout'; set data.te"),
-    ({'source': 'webdataset'}, 'unknown data.source'),
     ({'source': 'synthetic'}, 'data.num_examples'),
     ({'source': 'tfds'}, 'set data.name'),
   ],
