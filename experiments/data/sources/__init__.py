@@ -19,19 +19,21 @@ def open_sources(settings: DataSettings) -> tuple[Source, Source]:
   Raises:
     DataError: what the source needs is missing; see each source's function.
   """
-  openers = {
-    'digits': in_memory.digits,
-    'folder': _folder,
-    'synthetic': in_memory.synthetic,
-    'tfds': tfds.open_splits,
-  }
-  return openers[settings.source](settings)
+  return OPENERS[settings.source](settings)
 
 
 def _folder(settings: DataSettings) -> tuple[Source, Source]:
   """A folder of files, or one that was packed: the pictures are the same ones."""
   place = packed_folder if packed_folder.is_packed(settings.dir) else folder
   return place.open_parts(settings)
+
+
+OPENERS = {
+  'digits': in_memory.digits,
+  'folder': _folder,
+  'synthetic': in_memory.synthetic,
+  'tfds': tfds.open_splits,
+}
 
 
 def file_stats(settings: DataSettings) -> list[tuple[str, int, int]]:

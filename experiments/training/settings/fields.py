@@ -67,15 +67,16 @@ def model_spec(model: ConfigDict) -> zoo.AnySpec:
 def _named_spec(model: ConfigDict) -> zoo.AnySpec:
   """The network of model.variant and model.spec, without the recipe's overrides."""
   if model.variant != 'custom':
+    try:
+      spec = zoo.get_spec(model.variant)
+    except ValueError as error:
+      raise ConfigError(f'--config.model.variant: {error}') from None
     if model.spec:
       raise ConfigError(
         f'--config.model.spec is only used with --config.model.variant=custom, but the variant is '
         f'{model.variant!r}: drop one of the two.'
       )
-    try:
-      return zoo.get_spec(model.variant)
-    except ValueError as error:
-      raise ConfigError(f'--config.model.variant: {error}') from None
+    return spec
   try:
     return zoo.spec_from_dict(model.spec.to_dict())
   except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -86,9 +87,11 @@ def of_weights(config: ConfigDict, path: str) -> ConfigDict:
   """Returns the config for the weights of a file, which may say themselves which model they are of.
 
   Raises:
+    ConfigError: a field has a value that no run can use.
     ValueError: no such file, or it cannot be read.
   """
   config = config.copy_and_resolve_references()
+  field_ranges.check(config, FIELDS)
   with config.unlocked():
     config.model.pretrained = path
     if initial_weights.find_spec(path) is not None:
@@ -105,7 +108,10 @@ def _adopt_model(model: ConfigDict) -> None:
     ConfigError: it names another model, or the weights do not say which one they are for.
     ValueError: as `initial_weights.find_spec`.
   """
-  spec = initial_weights.find_spec(model.pretrained)
+  try:
+    spec = initial_weights.find_spec(model.pretrained)
+  except ValueError as error:
+    raise ConfigError(f'--config.model.pretrained: {error}') from None
   if spec is None:
     if model.variant:
       return
