@@ -92,9 +92,7 @@ def get_config() -> ConfigDict:
   config.data.dir = ''  # the folder of images, or TFDS's data directory
   config.data.train_split = 'train'  # a TFDS split expression, or the sub-folder's name
   config.data.test_split = 'test'
-  config.data.held_out_fraction = (
-    0.2  # 'folder' without a test one: its share, above 0, below 1
-  )
+  config.data.held_out_fraction = 0.2  # 'folder' without a test one: its share, above 0, below 1
   config.data.num_examples = 0  # 'synthetic': training images, 1 to 2^31 - 1; tests have a tenth
   config.data.num_classes = 1000  # 'synthetic': number of classes, 2 to 1,000,000
   # Pixels of a side, 1 to 8,192; None: the variant's training and test size.

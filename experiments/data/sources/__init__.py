@@ -4,6 +4,7 @@ Every source is a sequence with random access, so that a batch is a function of 
 can be pickled for the worker processes.
 """
 
+import os
 import pathlib
 
 from experiments.data.settings import DataSettings
@@ -38,7 +39,7 @@ OPENERS = {
 
 def file_stats(settings: DataSettings) -> list[tuple[str, int, int]]:
   """Name, size and time of what the pictures are read from, where that is files of the user's."""
-  paths = [pathlib.Path(settings.dir).expanduser()] if settings.dir else []
+  paths = [pathlib.Path(os.path.expanduser(settings.dir))] if settings.dir else []
   if paths and paths[0].is_dir():
     paths += [
       source.root / name

@@ -43,7 +43,8 @@ class DiskListing:
 
   def __init__(self, root: str):
     """Raises DataError if there is no such folder."""
-    self.root = pathlib.Path(root).expanduser()
+    # Where there is no such home, pathlib's own raises, and this one leaves the ~ as it is.
+    self.root = pathlib.Path(os.path.expanduser(root))
     if not root or not self.root.is_dir():
       raise DataError(
         f'the image folder {root!r} does not exist; set data.dir to an existing folder'
