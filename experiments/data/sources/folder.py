@@ -47,7 +47,7 @@ class DiskListing:
     self.root = pathlib.Path(os.path.expanduser(root))
     if not root or not self.root.is_dir():
       raise DataError(
-        f'the image folder {root!r} does not exist; set data.dir to an existing folder'
+        f'the image folder {root!r} does not exist; set --config.data.dir to an existing folder'
       )
 
   def has(self, part: str) -> bool:
@@ -140,7 +140,7 @@ def scan(
   if not any(test.values()):
     raise DataError(
       f'{root} leaves no pictures to test on; add some under {test_split!r} or raise '
-      'data.held_out_fraction'
+      '--config.data.held_out_fraction'
     )
   return _files(train, class_names), _files(test, class_names), class_names
 
