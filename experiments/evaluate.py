@@ -9,7 +9,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from experiments import data
 from experiments.runtime import command_line, compilation_cache, processes
@@ -48,6 +48,6 @@ def main(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
 
 
 if __name__ == '__main__':
-  _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'The test set.')
+  _CONFIG = command_line.define_config('configs/digits.py', 'The test set.')
   _WEIGHTS = flags.DEFINE_string('weights', None, 'A .safetensors file.', required=True)
   command_line.run(lambda: main(_CONFIG, _WEIGHTS))

@@ -184,6 +184,6 @@ def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
 
 
 if __name__ == '__main__':
-  _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'What to train.')
+  _CONFIG = command_line.define_config('configs/digits.py', 'What to train.')
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go. Default: runs/<config name>.')
   command_line.run(lambda: main(_CONFIG, _WORKDIR))

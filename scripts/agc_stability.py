@@ -11,6 +11,7 @@ cell is one run. The numbers go beside the picture as JSON; runs that are there 
 import argparse
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from configs import digits
 from experiments import data
 from experiments.data import Batch
 from experiments.reporting import plot_style
+from experiments.runtime import platforms
 from experiments.training import settings, steps
 from nfnets import optim
 
@@ -219,4 +221,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    with platforms.explained():
+      main()
+  except (OSError, ValueError) as error:
+    sys.exit(f'Error: {error}')

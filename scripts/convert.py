@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 
+from experiments.runtime import platforms
 from nfnets import weights, zoo
 from nfnets.weights import formats
 from nfnets.weights.atomic import replacing
@@ -76,6 +77,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   return args
 
 
+@platforms.explained()
 def convert(source: pathlib.Path, target: pathlib.Path, model: str | None) -> Converted:
   """Reads one kind of file and writes another.
 

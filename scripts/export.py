@@ -8,6 +8,7 @@ import argparse
 import pathlib
 import sys
 
+from experiments.runtime import platforms
 from nfnets import deploy, load_pretrained, weights
 
 SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo', '.onnx': 'onnx'}
@@ -37,6 +38,7 @@ def main() -> int:
   return 0
 
 
+@platforms.explained()
 def export(arguments: argparse.Namespace) -> None:
   """Loads, folds, writes, and says what it wrote."""
   kind = arguments.format or SUFFIXES.get(arguments.out.suffix, 'saved_model')

@@ -22,7 +22,6 @@ import numpy as np
 import simplejpeg
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections import config_flags
 
 from experiments import data
 from experiments.pods import chips, plan
@@ -193,7 +192,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', 'configs/nfnet_imagenet.py:F0', 'The run.')
+  command_line.define_config('configs/nfnet_imagenet.py:F0', 'The run.')
   flags.DEFINE_string('topology', 'v3:2x2', 'Chip and shape of the slice, such as v5p:4x4x4.')
   flags.DEFINE_integer('batch', None, "Global batch. Default: the config's.")
   flags.DEFINE_integer('examples', 1_281_167, "Training images. Default: ImageNet's.")

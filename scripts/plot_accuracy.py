@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.reporting import plot_style
+from experiments.runtime import platforms
 from nfnets import flops
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'docs/figures/published.json'
@@ -56,6 +57,7 @@ def read_steps(path: pathlib.Path, points: Points) -> dict[str, dict[str, Any]]:
   return steps
 
 
+@platforms.explained()
 def count(points: Points) -> dict[str, float]:
   """Returns name -> multiply-adds of one picture, in billions, of the points with a model."""
   return {

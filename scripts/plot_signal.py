@@ -38,6 +38,7 @@ from signal_networks import (
 )
 
 from experiments.reporting import plot_style
+from experiments.runtime import platforms
 from nfnets import mean_field, zoo
 from nfnets.signal_propagation import BlockStatistics, diagnose
 
@@ -170,6 +171,7 @@ def check(subject: Subject, rows: Rows) -> int:
   return 1 if findings else 0
 
 
+@platforms.explained()
 def run(options: argparse.Namespace) -> int:
   """Does what the arguments say; returns the exit code."""
   subject = None

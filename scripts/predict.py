@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 import nfnets
-from experiments.runtime import compilation_cache
+from experiments.runtime import compilation_cache, platforms
 from nfnets import classifier as classifiers
 from nfnets import inference, picture_files
 
@@ -54,8 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     # The interpreter flushes once more at its end, which must not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _BROKEN_PIPE
+  except (ImportError, OSError, ValueError) as error:
+    print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
+    return 1
 
 
+@platforms.explained()
 def _label(args: argparse.Namespace) -> int:
   failures: dict[str, str] = {}  # picture -> reason
   skipped: list[str] = []  # a line for each folder
@@ -64,40 +68,34 @@ def _label(args: argparse.Namespace) -> int:
     _report_failure(name, reason, args.json)
   if not paths:  # rather than fetch weights for nothing
     return _conclude(paths, failures, skipped)
-  try:
-    compilation_cache.enable()
-    classifier = nfnets.Classifier.from_pretrained(
-      args.weights,
-      size=args.size,
-      mode=args.mode,
-      dtype=args.dtype,
-      batch_size=1 if len(paths) == 1 else args.batch_size,
-    )
-    names = ('logits',)
+  compilation_cache.enable()
+  classifier = nfnets.Classifier.from_pretrained(
+    args.weights,
+    size=args.size,
+    mode=args.mode,
+    dtype=args.dtype,
+    batch_size=1 if len(paths) == 1 else args.batch_size,
+  )
+  names = ('logits',)
+  if args.features:
+    names = classifier.feature_names if args.maps else ('logits', 'pool')
+  results, features = [], []
+  for chunk, images in _read(paths, classifier.batch_size, failures, args.json):
+    outputs = classifier.features(images, names)
+    for path, image, logits in zip(chunk, images, outputs['logits'], strict=True):
+      predictions = classifier.rank(logits, args.top)
+      _print(path, predictions, args.json)
+      if args.sheet and len(results) < _SHEET_LIMIT:
+        results.append(Result(path, _thumbnail(image), predictions))
     if args.features:
-      names = classifier.feature_names if args.maps else ('logits', 'pool')
-    results, features = [], []
-    for chunk, images in _read(paths, classifier.batch_size, failures, args.json):
-      outputs = classifier.features(images, names)
-      for path, image, logits in zip(chunk, images, outputs['logits'], strict=True):
-        predictions = classifier.rank(logits, args.top)
-        _print(path, predictions, args.json)
-        if args.sheet and len(results) < _SHEET_LIMIT:
-          results.append(Result(path, _thumbnail(image), predictions))
-      if args.features:
-        paths_text = [picture_files.printable(str(path)) for path in chunk]
-        features.append({'paths': paths_text, **outputs})
-    if features:
-      _save_features(args.features, features, classifier.class_names)
-    if args.sheet and results:
-      draw_sheet(results, args.sheet)
-      if len(paths) > len(results) == _SHEET_LIMIT:
-        print(f'{args.sheet} shows the first {_SHEET_LIMIT} pictures.', file=sys.stderr)
-  except BrokenPipeError:
-    raise
-  except (ImportError, OSError, ValueError) as error:
-    print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 1
+      paths_text = [picture_files.printable(str(path)) for path in chunk]
+      features.append({'paths': paths_text, **outputs})
+  if features:
+    _save_features(args.features, features, classifier.class_names)
+  if args.sheet and results:
+    draw_sheet(results, args.sheet)
+    if len(paths) > len(results) == _SHEET_LIMIT:
+      print(f'{args.sheet} shows the first {_SHEET_LIMIT} pictures.', file=sys.stderr)
   return _conclude(paths, failures, skipped)
 
 

@@ -14,7 +14,6 @@ import pathlib
 import cv2
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from experiments import data
 from experiments.data import Batch
@@ -22,7 +21,7 @@ from experiments.runtime import command_line
 from experiments.training import settings
 from nfnets import images
 
-_CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'Whose batch to draw.')
+_CONFIG = command_line.define_config('configs/digits.py', 'Whose batch to draw.')
 _OUT = flags.DEFINE_string('out', 'batch.png', 'The picture to write, .png or .jpg.')
 _STEP = flags.DEFINE_integer('step', 0, 'Number of the batch.', lower_bound=0)
 _COUNT = flags.DEFINE_integer('count', 16, 'Examples to draw at most.', lower_bound=1)

@@ -10,6 +10,7 @@ adds. Runs that are already there are not trained again.
 import argparse
 import json
 import pathlib
+import sys
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn import datasets, model_selection
 
 from configs import finetune, small_images
 from experiments import train
+from experiments.runtime import platforms
 
 SPEC = {
   'width': (16, 32),
@@ -121,4 +123,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    with platforms.explained():
+      main()
+  except (OSError, ValueError) as error:
+    sys.exit(f'Error: {error}')

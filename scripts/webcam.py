@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 import nfnets
-from experiments.runtime import compilation_cache
+from experiments.runtime import compilation_cache, platforms
 from nfnets import classifier as classifiers
 
 _CODECS = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mp4': 'mp4v'}
@@ -127,8 +127,9 @@ def main(argv: list[str] | None = None) -> int:
       _check_windows()
     capture = open_source(args.source)
     compilation_cache.enable()
-    classifier = nfnets.Classifier.from_pretrained(args.weights, size=args.size, dtype=args.dtype)
-    classifier(np.zeros((8, 8, 3), np.uint8))  # compiles before the first frame comes
+    with platforms.explained():
+      classifier = nfnets.Classifier.from_pretrained(args.weights, size=args.size, dtype=args.dtype)
+      classifier(np.zeros((8, 8, 3), np.uint8))  # compiles before the first frame comes
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else _USUAL_FPS
     sink = VideoFile(args.out, fps, live) if args.out else None

@@ -41,7 +41,9 @@ ORDER = [
 # The same rule inside two of the packages, whose `__init__` gives names and stands above all.
 INSIDE = {
   'experiments.data': [
-    {'batch', 'settings', 'augment', 'prepare_tfds'},
+    {'batch', 'augment', 'prepare_tfds'},
+    {'ranges'},
+    {'settings'},
     {'sources'},
     {'one_example'},
     {'collate'},

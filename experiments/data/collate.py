@@ -22,9 +22,6 @@ from experiments.data.one_example import (
   TrainExample,
   Unreadable,
 )
-from experiments.runtime.errors import DataError
-
-PAIRINGS = ('second_image', 'within_batch')
 
 
 @functools.cache
@@ -78,8 +75,8 @@ class TrainBatch:
   Attributes:
     example: makes one example.
     recipe: one of `mixing.RECIPES`.
-    pairing: one of PAIRINGS: each example is mixed with a picture of its own, as published, or
-      with the one before it in the host's batch, which halves the decoding.
+    pairing: 'second_image': each example is mixed with a picture of its own, as published; or
+      'within_batch': with the one before it in the host's batch, which halves the decoding.
     num_devices: leading axis of the batch.
     num_threads: that share the work.
     layout: of the batch's images.
@@ -91,17 +88,6 @@ class TrainBatch:
   num_devices: int
   num_threads: int
   layout: ImageLayout = NATURAL_LAYOUT
-
-  def __post_init__(self):
-    """Checks the names; raises DataError."""
-    if self.recipe not in mixing.RECIPES:
-      raise DataError(
-        f'unknown data.mixing {self.recipe!r}; choose one of {", ".join(mixing.RECIPES)}'
-      )
-    if self.pairing not in PAIRINGS:
-      raise DataError(
-        f'unknown data.mix_pairing {self.pairing!r}; choose one of {", ".join(PAIRINGS)}'
-      )
 
   def __call__(self, draws: list[Draw]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used, which may repeat."""

@@ -39,8 +39,7 @@ def describe(settings: DataSettings) -> DatasetInfo:
     settings: of the data.
 
   Raises:
-    DataError: the source is unknown, what it needs is missing, or a field of `config.data` has a
-      value that no run can use.
+    DataError: what the source needs is missing, or fields do not go together.
   """
   train, test = sources.open_sources(settings)
   _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
@@ -76,7 +75,8 @@ class Batches(Iterator[Batch]):
       self.close()
       raise DataError(
         f'{len(self.corrupt)} of {self._num_examples} pictures are unreadable, the last being '
-        f'{list(self.corrupt)[-1]}; mend or remove them, or raise data.max_corrupt_fraction'
+        f'{list(self.corrupt)[-1]}; mend or remove them, or raise '
+        '--config.data.max_corrupt_fraction'
       )
     return batch
 
@@ -124,8 +124,8 @@ def train_batches(
   )
   if settings.mixing != 'none' and settings.mix_pairing == 'within_batch' and host_batch < 2:
     raise DataError(
-      'a batch of 1 cannot be mixed within itself; raise global_batch_size, or set '
-      "data.mix_pairing to 'second_image'"
+      'a batch of 1 cannot be mixed within itself: raise --config.global_batch_size, or set '
+      '--config.data.mix_pairing=second_image.'
     )
   dataset = (
     grain.experimental.ZipMapDataset([
@@ -203,8 +203,8 @@ def test_batches(
 def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> int:
   if size < 1 or size % (num_devices * process_count):
     raise DataError(
-      f'{field} is {size}, but must be a multiple of all devices: {process_count} hosts with '
-      f'{num_devices} each'
+      f'--config.{field} is {size}, but must be a multiple of all devices: {process_count} hosts '
+      f'with {num_devices} each'
     )
   return size // process_count
 

@@ -4,17 +4,14 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from experiments.data.ranges import FIELDS
+from experiments.runtime import ranges
 from experiments.runtime.errors import ConfigError
-from nfnets.execution.context import SPACE_TO_DEPTH
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
-  """The fields of `config.data`, which configs/base.py explains, and two of the config's own.
-
-  Names of policies, crops and the like are checked by the parts that they name, when a data set is
-  described (`pipeline.describe`).
-  """
+  """The fields of `config.data`, which configs/base.py explains, and two of the config's own."""
 
   seed: int
   global_batch_size: int
@@ -53,21 +50,15 @@ class DataSettings:
   num_threads: int
   max_corrupt_fraction: float
 
-  def __post_init__(self):
-    """Checks what no other part of the input does; raises ConfigError."""
-    if self.space_to_depth not in SPACE_TO_DEPTH:
-      raise ConfigError(
-        f'data.space_to_depth must be one of {SPACE_TO_DEPTH}, got {self.space_to_depth!r}.'
-      )
-
   @classmethod
   def from_config(cls, config: ConfigDict) -> 'DataSettings':
-    """Reads `data`, `seed` and `global_batch_size` of a config; raises ConfigError."""
+    """Reads `data`, `seed` and `global_batch_size` of a config.
+
+    Raises:
+      ConfigError: a field of `data` has a value that no run can use; the sentence says what to do.
+    """
+    ranges.check(config.data, FIELDS, 'data.')
     fields = config.data.to_dict()
-    known = {field.name for field in dataclasses.fields(cls)} - {'seed', 'global_batch_size'}
-    for name in sorted(known ^ set(fields)):
-      what = 'missing' if name in known else 'no field'
-      raise ConfigError(f'data.{name} is {what}: configs/base.py lists all fields.')
     for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order'):
       fields[name] = tuple(fields[name])
     return cls(seed=config.seed, global_batch_size=config.global_batch_size, **fields)
@@ -96,6 +87,6 @@ def fill_in(
     if not magnitude > 0:
       raise ConfigError(
         f'{variant} has no RandAugment magnitude of its own: set '
-        "data.randaugment_magnitude (published: 5 to 15), or data.augment='none'."
+        '--config.data.randaugment_magnitude (published: 5 to 15), or --config.data.augment=none.'
       )
     data.randaugment_magnitude = float(magnitude)

@@ -6,11 +6,25 @@ import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments.runtime import platforms
 
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors and more of the log.')
+flags.disclaim_key_flags()  # what `define_config` defines is its caller's, as --help lists it
 
 # Libraries that announce each of their steps.
 _CHATTY = ('orbax', 'jax', 'grain', 'tensorflow_datasets')
+
+# What the parsers of single values say, and what they wanted.
+_WANTED = {
+  'invalid literal for int': 'a whole number',
+  'Exceeds the limit': 'a whole number',
+  'could not convert string to float': 'a number',
+  'Non-boolean argument': 'True or False',
+  'must have a value other than None': 'given',
+  'as a ConfigDict': 'a dictionary in quotes, such as \'{"name": 1}\'',
+}
 
 # What the code of a config, and the flags for its fields, raise.
 _CONFIG_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, NameError, OSError,
@@ -22,13 +36,16 @@ def run(main: Callable[[], None]) -> None:
 
   Exit code 0: done. 1: the run cannot be carried out as asked. 2: the flags cannot be used.
   """
+  main = platforms.explained()(main)
 
   def parse(argv: list[str]) -> list[str]:
     try:
-      remaining = app.parse_flags_with_usage(argv)
+      remaining = flags.FLAGS(argv)
       if 'config' in flags.FLAGS:
         hasattr(flags.FLAGS['config'].value, 'seed')  # raises what kept the file from being loaded
       return remaining
+    except flags.Error as error:
+      return _fail(flag_problem(error), 2)
     except _CONFIG_ERRORS as error:
       return _fail(_config_problem(error), 2)
 
@@ -51,6 +68,25 @@ def run(main: Callable[[], None]) -> None:
       _fail('interrupted; the same command goes on from the last checkpoint.', 130)
 
   app.run(guarded, flags_parser=parse)
+
+
+def define_config(default: str, help_text: str) -> flags.FlagHolder:
+  """Defines --config, of which absl reads the default file and its fields at once."""
+  try:
+    return config_flags.DEFINE_config_file('config', default, help_text)
+  except _CONFIG_ERRORS as error:
+    return _fail(_config_problem(error), 2)
+
+
+def flag_problem(error: flags.Error) -> str:
+  """What is wrong with a flag, from the several forms of the parsers' errors."""
+  text = _one_line(error)
+  if match := re.match(r'flag --([\w.]+)=(.*?): (.*)', text):
+    flag, value, reason = match.groups()
+    for part, wanted in _WANTED.items():
+      if part in reason:
+        return f'--{flag} must be {wanted}, got {value}.'
+  return f'{text.rstrip(" ?.")}: --help lists the flags, configs/base.py the fields of --config.'
 
 
 def _fail(sentence: str, code: int) -> None:

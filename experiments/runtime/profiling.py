@@ -19,11 +19,11 @@ def parse(text: str) -> tuple[int, int] | None:
   """
   if not text:
     return None
-  found = re.fullmatch(r'(\d+):(\d+)', text)
+  found = re.fullmatch(r'(\d{1,9}):(\d{1,9})', text)
   if found is None or not 1 <= int(found[1]) <= int(found[2]):
     raise ConfigError(
-      f"profile must be 'a:b', the first and the last step from 1 on, got {text!r}: for example "
-      "--config.profile=20:25, or '' for none."
+      f"--config.profile must be 'a:b', the first and the last step from 1 on, got {text!r}: for "
+      "example --config.profile=20:25, or '' for none."
     )
   return int(found[1]), int(found[2])
 

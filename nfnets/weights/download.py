@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import http.client
 import logging
 import os
 import re
+import stat
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -17,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock
+
+from nfnets.weights import proxies
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 8  # connections for one file; each must bring something, or the server be in trouble
@@ -36,10 +41,37 @@ class RemoteFile(NamedTuple):
 
 
 def cache_directory() -> Path:
-  """Where downloads are kept: $NFNETS_CACHE, else $XDG_CACHE_HOME/nfnets, else ~/.cache/nfnets."""
+  """Where downloads are kept: $NFNETS_CACHE, else $XDG_CACHE_HOME/nfnets, else ~/.cache/nfnets.
+
+  Without a home it is a folder among the temporary ones, and a warning says which.
+  """
   if os.environ.get('NFNETS_CACHE'):
     return Path(os.environ['NFNETS_CACHE'])
-  return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'nfnets'
+  try:
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'nfnets'
+  except RuntimeError:  # no HOME, and a user that the machine does not know
+    return _temporary_directory()
+
+
+@functools.cache
+def _temporary_directory() -> Path:
+  """A folder that nobody else can write: what is there may be run."""
+  directory = Path(tempfile.gettempdir()) / f'nfnets-{os.getuid()}'
+  try:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    status = directory.lstat()
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    own = own and not status.st_mode & 0o077
+  except OSError:
+    own = False
+  if not own:
+    directory = Path(tempfile.mkdtemp(prefix='nfnets-'))
+  _LOG.warning(
+    'there is no home directory: downloads and compiled programs are kept in %s; NFNETS_CACHE=DIR '
+    'chooses another place',
+    directory,
+  )
+  return directory
 
 
 def fetch(remote: RemoteFile, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -138,6 +170,11 @@ def advise(status: int | None) -> str:
 
 def _download(remote: RemoteFile, part: Path, target: Path) -> None:
   """Connects until `part` has all its bytes."""
+  if problem := proxies.problem(remote.url):
+    raise ConnectionError(
+      f'cannot download {target.name} from {remote.url}: {problem}, or get the file elsewhere and '
+      f'put it at {target}.'
+    )
   pauses = iter(_PAUSES)
   for _ in range(_ATTEMPTS):
     start = part.stat().st_size if part.exists() else 0
@@ -179,7 +216,7 @@ def _receive(remote: RemoteFile, part: Path, start: int) -> None:
   if start:
     headers['Range'] = f'bytes={start}-'
   request = urllib.request.Request(remote.url, headers=headers)
-  opener = urllib.request.build_opener(_SafeRedirects)
+  opener = urllib.request.build_opener(proxies.ProxyHandler, _SafeRedirects)
   with opener.open(request, timeout=_TIMEOUT) as response:
     if start and not response.headers.get('Content-Range', '').startswith(f'bytes {start}-'):
       start = 0  # the server sends the whole file

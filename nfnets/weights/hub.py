@@ -1,15 +1,18 @@
 """Published weights by name: downloaded, verified, checked against their model."""
 
+import contextlib
 import difflib
+import importlib.util
 import logging
 import os
+import urllib.parse
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from nfnets import zoo
-from nfnets.weights import fitting, formats
+from nfnets.weights import fitting, formats, proxies
 from nfnets.weights import tree as trees
 from nfnets.weights.deepmind import find_variant, load_deepmind
 from nfnets.weights.download import RemoteFile, advise, cache_directory, fetch
@@ -165,14 +168,23 @@ def _fetch_from_hub(repository: str, by_hand: Path) -> Path:
   """The file in huggingface_hub's cache, downloaded if it is not there."""
   try:
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
   except ImportError:
     raise ImportError(
       f'timm weights come through huggingface_hub: pip install huggingface_hub, or put '
       f'{_TIMM_FILE} of https://huggingface.co/{repository} at {by_hand}.'
     ) from None
+  except ValueError as error:  # it reads its variables when it is imported
+    because = _problem_of_settings(os.environ.get('HF_ENDPOINT', '')) or f'({error})'
+    raise ConnectionError(
+      f'cannot download {_TIMM_FILE} of {repository} {because}, or get the file elsewhere and put '
+      f'it at {by_hand}.'
+    ) from None
   try:
-    return Path(huggingface_hub.hf_hub_download(repository, _TIMM_FILE))
+    # Without a home it would make a folder named ~.
+    homeless = constants.HF_HUB_CACHE.startswith('~')
+    options = {'cache_dir': cache_directory() / 'huggingface'} if homeless else {}
+    return Path(huggingface_hub.hf_hub_download(repository, _TIMM_FILE, **options))
   # Settings of proxies and endpoints fail in the HTTP library in ways that it does not list.
   except Exception as error:
     while isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
@@ -180,10 +192,26 @@ def _fetch_from_hub(repository: str, by_hand: Path) -> Path:
     status = getattr(getattr(error, 'response', None), 'status_code', None)
     reason = next(iter(str(error).splitlines()), '').rstrip('.:') or type(error).__name__
     reason = f'HTTP {status}' if status else reason
+    because = _problem_of_settings(constants.ENDPOINT) or f'({reason}): {advise(status)}'
     raise ConnectionError(
-      f'cannot download {_TIMM_FILE} from https://huggingface.co/{repository} '
-      f'({reason}): {advise(status)}, or get the file elsewhere and put it at {by_hand}.'
+      f'cannot download {_TIMM_FILE} from {constants.ENDPOINT}/{repository} {because}, or get the '
+      f'file elsewhere and put it at {by_hand}.'
     ) from None
+
+
+def _problem_of_settings(endpoint: str) -> str:
+  """What of the environment keeps huggingface_hub from asking at all; '' if nothing does."""
+  with contextlib.suppress(ValueError):
+    parts = urllib.parse.urlsplit(endpoint)
+    if parts.scheme in ('http', 'https') and parts.hostname and parts.port != 0:
+      with_socks = importlib.util.find_spec('socksio') is not None
+      socks = ('socks5', 'socks5h') if with_socks else ()
+      problem = proxies.problem(endpoint, ('http', 'https', *socks))
+      return f'because {problem}' if problem else ''
+  return (
+    f'because HF_ENDPOINT={endpoint} is no address: write it as https://HOST, or leave the '
+    f'variable out'
+  )
 
 
 def _new_classifier(loaded: Pretrained, own: int | None, num_classes: int, seed: int) -> trees.Tree:

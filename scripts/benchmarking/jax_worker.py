@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from benchmarking import jax_tasks, serving
 from experiments.data import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.runtime import platforms
 from experiments.training import settings, steps
 from nfnets import baselines, execution, weights, zoo
 
@@ -22,7 +23,8 @@ class JaxWorker(serving.Worker):
     """Starts JAX."""
     super().__init__()
     self._context = contextlib.ExitStack()
-    self._device = jax.local_devices()[0]
+    with platforms.explained():
+      self._device = jax.local_devices()[0]
 
   def about(self) -> dict[str, Any]:
     """Returns the versions and what JAX runs on."""

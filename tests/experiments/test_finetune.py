@@ -210,12 +210,12 @@ def test_the_variant_follows_from_the_weights(make_config, trunk):
 @pytest.mark.parametrize(
   ('change', 'sentence'),
   [
-    ({'model.variant': 'F0'}, "holds another model than model.variant='F0'"),
+    ({'model.variant': 'F0'}, 'holds another model than --config.model.variant=F0'),
     ({'model.pretrained': 'F99'}, 'neither the name of published weights nor a file'),
     ({'model.pretrained': '', 'model.variant': 'F0', 'finetune.linear_probe': True}, 'is for pre'),
     ({'finetune.frozen': ('NFNet/~/lin*',)}, 'covers the classifier NFNet/~/linear/w'),
-    ({'optimizer.name': 'adam'}, "must be 'sgd' .* or 'adamw', got 'adam'"),
-    ({'optimizer.sam_rho': -1.0}, 'sam_rho must be 0'),
+    ({'optimizer.name': 'adam'}, "optimizer.name must be one of 'sgd', 'adamw', got 'adam'"),
+    ({'optimizer.sam_rho': -1.0}, '--config.optimizer.sam_rho must be a number from 0 to 100'),
     ({'optimizer.sam_ascent_share': 0.0}, 'above 0 and at most 1'),
     ({'profile': '5'}, "profile must be 'a:b'"),
     ({'profile': '7:5'}, "profile must be 'a:b'"),

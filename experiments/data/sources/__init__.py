@@ -4,12 +4,12 @@ Every source is a sequence with random access, so that a batch is a function of 
 can be pickled for the worker processes.
 """
 
+import os
 import pathlib
 
 from experiments.data.settings import DataSettings
 from experiments.data.sources import folder, in_memory, packed_folder, tfds
 from experiments.data.sources.source import Example, ReadError, Source
-from experiments.runtime.errors import DataError
 
 __all__ = ['Example', 'ReadError', 'Source', 'file_stats', 'open_sources']
 
@@ -18,17 +18,9 @@ def open_sources(settings: DataSettings) -> tuple[Source, Source]:
   """Opens the train and the test source.
 
   Raises:
-    DataError: the source is unknown or what it needs is missing; see each source's function.
+    DataError: what the source needs is missing; see each source's function.
   """
-  openers = {
-    'digits': in_memory.digits,
-    'folder': _folder,
-    'synthetic': in_memory.synthetic,
-    'tfds': tfds.open_splits,
-  }
-  if settings.source not in openers:
-    raise DataError(f'unknown data.source {settings.source!r}; choose one of {tuple(openers)}')
-  return openers[settings.source](settings)
+  return OPENERS[settings.source](settings)
 
 
 def _folder(settings: DataSettings) -> tuple[Source, Source]:
@@ -37,9 +29,17 @@ def _folder(settings: DataSettings) -> tuple[Source, Source]:
   return place.open_parts(settings)
 
 
+OPENERS = {
+  'digits': in_memory.digits,
+  'folder': _folder,
+  'synthetic': in_memory.synthetic,
+  'tfds': tfds.open_splits,
+}
+
+
 def file_stats(settings: DataSettings) -> list[tuple[str, int, int]]:
   """Name, size and time of what the pictures are read from, where that is files of the user's."""
-  paths = [pathlib.Path(settings.dir).expanduser()] if settings.dir else []
+  paths = [pathlib.Path(os.path.expanduser(settings.dir))] if settings.dir else []
   if paths and paths[0].is_dir():
     paths += [
       source.root / name

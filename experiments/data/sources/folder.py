@@ -43,10 +43,11 @@ class DiskListing:
 
   def __init__(self, root: str):
     """Raises DataError if there is no such folder."""
-    self.root = pathlib.Path(root).expanduser()
+    # Where there is no such home, pathlib's own raises, and this one leaves the ~ as it is.
+    self.root = pathlib.Path(os.path.expanduser(root))
     if not root or not self.root.is_dir():
       raise DataError(
-        f'the image folder {root!r} does not exist; set data.dir to an existing folder'
+        f'the image folder {root!r} does not exist; set --config.data.dir to an existing folder'
       )
 
   def has(self, part: str) -> bool:
@@ -139,7 +140,7 @@ def scan(
   if not any(test.values()):
     raise DataError(
       f'{root} leaves no pictures to test on; add some under {test_split!r} or raise '
-      'data.held_out_fraction'
+      '--config.data.held_out_fraction'
     )
   return _files(train, class_names), _files(test, class_names), class_names
 
@@ -169,10 +170,6 @@ def _hold_out(
   classes: dict[str, list[str]], fraction: float
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
   """Splits every class; each keeps a training picture and, of two or more, gives one to test."""
-  if not 0 < fraction < 1:
-    raise DataError(
-      f'data.held_out_fraction is {fraction}, but without a test folder it must lie between 0 and 1'
-    )
   train, test = {}, {}
   for kind, names in classes.items():
     ranked = sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())

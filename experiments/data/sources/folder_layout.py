@@ -55,8 +55,8 @@ def divide(listing: Listing, train_split: str, test_split: str) -> tuple[Classes
     DataError: a folder is missing, or it is unclear which one is meant; fewer than two classes.
   """
   root = listing.root
-  train_part = _find(listing, train_split, _TRAIN_NAMES, 'data.train_split')
-  test_part = _find(listing, test_split, _TEST_NAMES, 'data.test_split')
+  train_part = _find(listing, train_split, _TRAIN_NAMES, '--config.data.train_split')
+  test_part = _find(listing, test_split, _TEST_NAMES, '--config.data.test_split')
   train = listing.classes(train_part) if train_part else {}
   test = listing.classes(test_part) if test_part else {}
   if train_part and test_part and not train:
@@ -67,7 +67,8 @@ def divide(listing: Listing, train_split: str, test_split: str) -> tuple[Classes
   if not train:
     if test:
       raise DataError(
-        f'{root} has a folder {test_part!r} but no {train_split!r}; add it, or set data.train_split'
+        f'{root} has a folder {test_part!r} but no {train_split!r}; add it, or set '
+        '--config.data.train_split'
       )
     train_part, train, test_part = '', listing.classes(''), None
   if len(train) < 2:

@@ -76,12 +76,12 @@ def synthetic(settings: DataSettings) -> tuple[SyntheticSource, SyntheticSource]
   """Random uint8 pictures of `data.image_size`: `num_examples` to train on, a tenth to test.
 
   Raises:
-    DataError: fewer than 1 picture or 2 classes are asked for.
+    DataError: no picture is asked for.
   """
-  if settings.num_examples < 1 or settings.num_classes < 2:
+  if settings.num_examples < 1:
     raise DataError(
-      f'data.source synthetic got data.num_examples = {settings.num_examples} and '
-      f'data.num_classes = {settings.num_classes}; set at least 1 example and 2 classes'
+      'synthetic pictures are as many as --config.data.num_examples says: set at least 1, got '
+      f'{settings.num_examples}.'
     )
   sizes = (settings.num_examples, max(1, settings.num_examples // 10))
   train, test = (

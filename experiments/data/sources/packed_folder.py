@@ -31,7 +31,7 @@ class PackedListing:
 
   def __init__(self, root: str):
     """Reads the index; raises DataError if it is not one, or belongs to other records."""
-    self.root = pathlib.Path(root).expanduser()
+    self.root = pathlib.Path(os.path.expanduser(root))
     path = self.root / INDEX_NAME
     try:
       index = json.loads(path.read_text(encoding='utf-8'))
@@ -116,7 +116,7 @@ class PackedSource:
 
 def is_packed(root: str) -> bool:
   """Whether a folder is a packed one."""
-  return bool(root) and (pathlib.Path(root).expanduser() / INDEX_NAME).is_file()
+  return bool(root) and (pathlib.Path(os.path.expanduser(root)) / INDEX_NAME).is_file()
 
 
 def open_parts(settings: DataSettings) -> tuple[PackedSource, PackedSource]:

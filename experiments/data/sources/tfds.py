@@ -43,22 +43,25 @@ def open_splits(settings: DataSettings) -> tuple[TfdsSource, TfdsSource]:
 
   name, place = settings.name, settings.dir or '~/tensorflow_datasets'
   if not name:
-    raise DataError('data.source tfds needs a data set; set data.name, e.g. to imagenet2012')
+    raise DataError(
+      '--config.data.source=tfds needs a data set: set --config.data.name, e.g. to imagenet2012'
+    )
   try:
     builder = tensorflow_datasets.builder(name, data_dir=os.path.expanduser(settings.dir) or None)
   except tensorflow_datasets.core.DatasetNotFoundError:
     raise DataError(
-      f'TFDS knows no data set {name!r} and {place} holds none; check data.name and data.dir'
+      f'TFDS knows no data set {name!r} and {place} holds none; check '
+      '--config.data.name and --config.data.dir'
     ) from None
   except ValueError:
     raise DataError(
-      f'{name!r} is no TFDS name; expected name, name/config or name:version in data.name'
+      f'{name!r} is no TFDS name; expected name, name/config or name:version in --config.data.name'
     ) from None
   info = builder.info
   if not info.splits:
     raise DataError(
       f'{name} is not prepared in {place}; prepare it once with ./scripts/prepare_imagenet.sh '
-      f'--name {name} --out {place}, or set data.dir'
+      f'--name {name} --out {place}, or set --config.data.dir'
     )
   if info.file_format.value != 'array_record':
     raise DataError(
@@ -81,7 +84,8 @@ def _split(builder, split: str) -> TfdsSource:
     records = builder.as_data_source(split, decoders={'image': decode.SkipDecoding()})
   except ValueError:
     raise DataError(
-      f'{builder.name} has no split {split!r}; choose data.train_split and data.test_split '
+      f'{builder.name} has no split {split!r}; choose --config.data.train_split and '
+      '--config.data.test_split '
       f'from {sorted(builder.info.splits)}'
     ) from None
   return TfdsSource(records, split, tuple(builder.info.features['label'].names))

@@ -7,6 +7,7 @@ from typing import Any
 import haiku as hk
 import jax
 import optax
+from absl import logging
 from ml_collections import ConfigDict
 
 from experiments import data
@@ -16,6 +17,8 @@ from experiments.training.gradients import StepSettings
 from experiments.training.settings import fields
 from nfnets import ModelSpec, create_model, optim, zoo
 from nfnets.backbone import stem_block
+
+_MOST_STEPS = 2**31 - 1  # the counter of the updates is an int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Plan:
     """The steps after which to evaluate: every so many epochs (0: never), and the last."""
     steps = {self.total_steps}
     if every_epochs > 0:
-      interval = every_epochs * self.steps_per_epoch
+      interval = max(1.0, every_epochs * self.steps_per_epoch)  # more often than each is each
       count = int(self.total_steps / interval)
       steps |= {max(1, round(interval * i)) for i in range(1, count + 1)}
     return frozenset(steps)
@@ -158,7 +161,8 @@ def _num_classes(chosen: int | None, in_data: int) -> int:
   chosen = chosen or in_data
   if chosen < in_data:
     raise ConfigError(
-      f'model.num_classes is {chosen}, but the data has {in_data} classes: leave the field out.'
+      f'--config.model.num_classes is {chosen}, but the data has {in_data} classes: leave the '
+      'field out.'
     )
   return chosen
 
@@ -174,8 +178,13 @@ def _make_plan(num_epochs: float, num_train: int, batch_size: int) -> Plan:
   total_steps = round(num_epochs * steps_per_epoch)
   if total_steps < 1:
     raise ConfigError(
-      f'{num_epochs} epochs of {num_train} images are less than one batch of '
-      f'{batch_size}: train longer or use a smaller global_batch_size.'
+      f'--config.num_epochs={num_epochs} of {num_train} images are less than one batch of '
+      f'{batch_size}: train longer or use a smaller --config.global_batch_size.'
+    )
+  if total_steps > _MOST_STEPS:
+    raise ConfigError(
+      f'--config.num_epochs={num_epochs} of {num_train} images in batches of {batch_size} are '
+      f'{total_steps:,} updates, and a run counts at most {_MOST_STEPS:,}: train for fewer epochs.'
     )
   return Plan(steps_per_epoch, total_steps)
 
@@ -199,8 +208,22 @@ def _image_layout(
 
 def _make_schedule(config: ConfigDict, plan: Plan) -> optax.Schedule:
   chosen = config.optimizer
+  peak = chosen.learning_rate * config.global_batch_size / 256
+  if chosen.final_learning_rate > peak:
+    raise ConfigError(
+      f'--config.optimizer.final_learning_rate is {chosen.final_learning_rate}, above the highest '
+      f'rate {peak:g}, which is --config.optimizer.learning_rate={chosen.learning_rate} for each '
+      f'256 of the batch of {config.global_batch_size}: lower the one or raise the other.'
+    )
+  longest = 0.5 * plan.epochs
+  if chosen.warmup_epochs > longest:
+    logging.warning(
+      '%s',
+      f'the warm-up of {chosen.warmup_epochs:g} epochs is cut to {longest:.3g}, half of this run: '
+      'train for more epochs, or choose --config.optimizer.warmup_epochs.',
+    )
   return optim.warmup_cosine(
-    peak=chosen.learning_rate * config.global_batch_size / 256,
+    peak=peak,
     warmup_steps=min(chosen.warmup_epochs * plan.steps_per_epoch, 0.5 * plan.total_steps),
     total_steps=plan.total_steps,
     floor=chosen.final_learning_rate,

@@ -24,5 +24,7 @@ def test_all_fields_are_taken_over_and_lists_become_tuples():
 def test_fields_that_nobody_reads_are_refused():
   config = base.get_config()
   config.data.mixin = 'cutmix'
-  with pytest.raises(ConfigError, match=r'data\.mixin is no field: configs/base.py lists'):
+  with pytest.raises(
+    ConfigError, match=r"data\.mixin is no field: configs/base.py lists .* Did you mean 'mixing'"
+  ):
     DataSettings.from_config(config)

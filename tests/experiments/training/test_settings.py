@@ -39,7 +39,7 @@ def test_fields_of_the_step_that_no_network_has_are_refused():
     (
       'stem_space_to_depth',
       'yes',
-      r"must be one of \('auto', 'on', 'off'\), got 'yes'",
+      r"stem_space_to_depth must be one of 'auto', 'on', 'off', got 'yes'",
     ),
   ):
     config = nfnet_imagenet.get_config('F0')

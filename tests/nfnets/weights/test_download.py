@@ -6,12 +6,14 @@ import hashlib
 import http.server
 import subprocess
 import sys
+import tempfile
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
 
-from nfnets.weights import download
+from nfnets.weights import download, proxies
 from nfnets.weights.download import RemoteFile, cache_directory, fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -295,3 +297,61 @@ def test_cache_directory(monkeypatch, tmp_path):
   assert cache_directory() == tmp_path / 'b' / 'nfnets'
   monkeypatch.delenv('XDG_CACHE_HOME')
   assert cache_directory().parts[-2:] == ('.cache', 'nfnets')
+
+
+def test_without_a_home_there_is_a_folder_of_ones_own(monkeypatch, tmp_path, caplog):
+  for name in ('NFNETS_CACHE', 'XDG_CACHE_HOME'):
+    monkeypatch.delenv(name, raising=False)
+
+  def no_home():
+    raise RuntimeError('Could not determine home directory.')
+
+  monkeypatch.setattr(download.Path, 'home', no_home)
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  download._temporary_directory.cache_clear()
+  directory = cache_directory()
+  assert directory.parent == tmp_path
+  assert directory.stat().st_mode & 0o777 == 0o700
+  assert cache_directory() == directory
+  (record,) = caplog.records
+  assert f'kept in {directory}; NFNETS_CACHE=DIR chooses' in record.getMessage()
+  directory.chmod(0o777)  # as another user may have prepared it
+  download._temporary_directory.cache_clear()
+  assert cache_directory() != directory
+  download._temporary_directory.cache_clear()
+
+
+@pytest.mark.parametrize(
+  'proxy',
+  ['socks5://someone:secret@host:1080', 'http://[::1', 'host:port', 'ftp://host:1', 'http://'],
+)
+def test_a_proxy_that_is_none_is_named_before_it_is_asked(monkeypatch, tmp_path, proxy):
+  for name in ('HTTPS_PROXY', 'no_proxy', 'NO_PROXY'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('https_proxy', proxy)
+  remote = RemoteFile('https://example.invalid/weights.npz', 1, DIGEST)
+  with pytest.raises(ConnectionError, match='https_proxy=.* write http://HOST:PORT') as caught:
+    fetch(remote, tmp_path)
+  assert 'secret' not in str(caught.value)
+  assert f'put it at {tmp_path / "weights.npz"}.' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('no_proxy', 'exempt'),
+  [
+    ('::1', True),
+    ('[::1]', True),
+    ('localhost, ::/64', True),
+    ('0:0:0:0:0:0:0:1', True),
+    ('::2,fd00::/8', False),
+    ('', False),
+  ],
+)
+def test_no_proxy_names_ipv6_addresses(monkeypatch, no_proxy, exempt):
+  monkeypatch.setenv('no_proxy', no_proxy)
+  monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9')
+  request = urllib.request.Request('http://[::1]:8080/weights.npz')
+  handler = proxies.ProxyHandler()
+  opened = handler.proxy_open(request, 'http://127.0.0.1:9', 'http')
+  assert opened is None  # it goes on with the request as it is now
+  assert request.host == ('[::1]:8080' if exempt else '127.0.0.1:9')

@@ -327,3 +327,27 @@ def test_settings_that_the_http_library_refuses_are_one_sentence(hub_server, tmp
   monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
   with pytest.raises(ConnectionError, match='cannot download model.safetensors'):
     load_pretrained('test_nfnet', cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize('endpoint', ['mirror', 'ftp://mirror', 'https://', 'https://mirror:port'])
+def test_an_endpoint_that_is_no_address_is_named(hub_server, tmp_path, monkeypatch, endpoint):
+  from huggingface_hub import constants
+
+  monkeypatch.setattr(constants, 'ENDPOINT', endpoint)
+  template = endpoint + '/{repo_id}/resolve/{revision}/{filename}'
+  monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+  with pytest.raises(
+    ConnectionError, match=f'HF_ENDPOINT={endpoint} is no address: .*https://HOST'
+  ):
+    load_pretrained('test_nfnet', cache_dir=tmp_path)
+
+
+def test_without_a_home_the_hub_makes_no_folder_of_its_own(hub_server, tmp_path, monkeypatch):
+  from huggingface_hub import constants
+
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', '~/.cache/huggingface/hub')
+  monkeypatch.setenv('NFNETS_CACHE', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  load_pretrained('test_nfnet')
+  assert list((tmp_path / 'huggingface').rglob('model.safetensors'))
+  assert not (tmp_path / '~').exists()

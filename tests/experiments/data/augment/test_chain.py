@@ -71,22 +71,3 @@ def test_quirks_are_the_options_of_the_published_code():
   assert all(options[quirk] is True for quirk in chain.QUIRKS)
   none = dataclasses.replace(randaugment.PUBLISHED, **dict.fromkeys(chain.QUIRKS, False))
   assert none == randaugment.CORRECTED
-
-
-@pytest.mark.parametrize(
-  ('fields', 'words'),
-  [
-    ({'order': ('normalize', 'augment', 'mix')}, r"order is \('normalize'.*must be one of \('mix'"),
-    ({'order': ('mix', 'normalize')}, 'order is'),
-    ({'policy': 'trivial'}, "augment is 'trivial'; choose one of none, randaugment"),
-    ({'policy': 'randaugment', 'layers': 0}, 'randaugment_layers is 0; set at least 1'),
-    ({'policy': 'randaugment', 'magnitude': -1.0}, 'randaugment_magnitude is -1.0'),
-    ({'policy': 'randaugment', 'magnitude': np.nan}, 'randaugment_magnitude is nan'),
-    ({'autoaugment_policy': 'v1'}, "autoaugment_policy is 'v1'; choose one of v0, paper"),
-    ({'quirks': ('solarise',)}, "published_quirks names 'solarise'"),
-    ({'mixup_alpha': 0.0}, 'mixup_alpha is 0.0; set a number over 0'),
-  ],
-)
-def test_bad_fields_are_one_sentence(fields, words):
-  with pytest.raises(ValueError, match=words):
-    chain.Chain(**fields)

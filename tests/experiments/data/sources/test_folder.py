@@ -195,11 +195,3 @@ def test_bad_folder_is_one_sentence(tmp_path, files, words):
   with pytest.raises(DataError, match=words) as caught:
     sources.open_sources(_settings(source='folder', dir=str(tmp_path)))
   assert '\n' not in str(caught.value)
-
-
-@pytest.mark.parametrize('fraction', [0.0, 1.0])
-def test_held_out_fraction_is_checked(tmp_path, fraction):
-  _folder_with(tmp_path, ['a/1.png', 'b/1.png'])
-  settings = _settings(source='folder', dir=str(tmp_path), held_out_fraction=fraction)
-  with pytest.raises(DataError, match='held_out_fraction'):
-    sources.open_sources(settings)

@@ -18,10 +18,13 @@ def _settings(**fields):
   [
     ({'source': 'folder', 'dir': ''}, 'does not exist'),
     ({'source': 'folder', 'dir': 'not/there'}, 'not/there'),
-    ({'source': 'folder', 'dir': '.', 'test_split': 'holdout'}, "no folder 'holdout'; set data.te"),
-    ({'source': 'webdataset'}, 'unknown data.source'),
+    ({'source': 'folder', 'dir': '~nobody-of-this-name/pictures'}, '~nobody-of-this-name/pictures'),
+    (
+      {'source': 'folder', 'dir': '.', 'test_split': 'holdout'},
+      "no folder 'holdout'; set --config.data.te",
+    ),
     ({'source': 'synthetic'}, 'data.num_examples'),
-    ({'source': 'tfds'}, 'set data.name'),
+    ({'source': 'tfds'}, 'set --config.data.name'),
   ],
 )
 def test_bad_choice_is_one_sentence(fields, words):

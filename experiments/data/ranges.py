@@ -1,0 +1,43 @@
+"""What the fields of `config.data` may be, each by itself."""
+
+from experiments.data.augment import autoaugment, chain, mixing
+from experiments.runtime.ranges import Choice, Number, OrNone, Pair, Row, Several, Switch, Text
+from nfnets import inference
+from nfnets.execution.context import SPACE_TO_DEPTH
+
+_PIXELS = OrNone(Number(1, 8192, whole=True))
+
+# In the order of configs/base.py.
+FIELDS: dict[str, Row] = {
+  'source': Choice(('digits', 'folder', 'tfds', 'synthetic')),
+  'name': Text(),
+  'dir': Text(),
+  'train_split': Text(),
+  'test_split': Text(),
+  'held_out_fraction': Number(0, 1, above=True, below=True),
+  'num_examples': Number(0, 2**31 - 1, whole=True),  # Grain shuffles with 32 bits
+  'num_classes': Number(2, 1_000_000, whole=True),
+  'image_size': _PIXELS,
+  'eval_image_size': _PIXELS,
+  'crop': Choice(('random', 'shift', 'none')),
+  'crop_area': Pair(Number(0, 1, above=True)),
+  'crop_aspect': Pair(Number(0.01, 100)),
+  'shift_fraction': Number(0, 1),
+  'flip': Switch(),
+  'resize': Choice(('exact', 'opencv')),
+  'mixing': Choice(mixing.RECIPES),
+  'mixup_alpha': Number(0, 1000, above=True, note="for no mixup: data.mixing='none'"),
+  'mix_pairing': Choice(('second_image', 'within_batch')),
+  'augment': Choice(chain.POLICIES),
+  'randaugment_layers': Number(1, 100, whole=True, note="for none: data.augment='none'"),
+  'randaugment_magnitude': OrNone(Number(0, 100, note='published: 5 to 15')),
+  'autoaugment_policy': Choice(tuple(autoaugment.POLICIES)),
+  'published_quirks': Several(Choice(chain.QUIRKS)),
+  'order': Choice(chain.ORDERS),
+  'eval_mode': Choice(tuple(inference.EVALUATION_MODES)),
+  'eval_batch_size': OrNone(Number(1, 2**20, whole=True)),
+  'space_to_depth': Choice(SPACE_TO_DEPTH),
+  'num_workers': Number(0, 1024, whole=True, note='0: threads of this process'),
+  'num_threads': Number(1, 1024, whole=True),
+  'max_corrupt_fraction': Number(0, 1),
+}

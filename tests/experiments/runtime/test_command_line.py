@@ -1,0 +1,76 @@
+"""Flags that cannot be used, and hardware that is not there: one sentence each."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import base
+from experiments.runtime import command_line
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+  ('argument', 'sentence'),
+  [
+    ('--config.seed=many', '--config.seed must be a whole number, got many.'),
+    ('--config.seed=1.5', '--config.seed must be a whole number, got 1.5.'),
+    ('--config.model.num_classes=x', '--config.model.num_classes must be a whole number, got x.'),
+    ('--config.num_epochs=long', '--config.num_epochs must be a number, got long.'),
+    ('--config.data.flip=maybe', '--config.data.flip must be True or False, got maybe.'),
+    ('--config.model=3', '--config.model must be a dictionary in quotes, such as \'{"name": 1}\','),
+    ('--config.seed', 'Missing value for flag --config.seed: --help lists the flags,'),
+    ('--sed=1', "Unknown command line flag 'sed': --help lists the flags, configs/base.py"),
+    ('--number=', '--number must be a whole number, got .'),
+  ],
+)
+def test_what_is_wrong_with_a_flag(monkeypatch, argument, sentence):
+  monkeypatch.setattr(sys, 'argv', ['program', argument])  # says which fields become flags
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict('config', base.get_config(), flag_values=values)
+  flags.DEFINE_integer('number', 1, 'For this test.', flag_values=values)
+  with pytest.raises(flags.Error) as caught:
+    values(sys.argv)
+  assert command_line.flag_problem(caught.value).startswith(sentence)
+
+
+def run(program, *arguments, platforms='cpu'):
+  return subprocess.run(
+    [sys.executable, *program, *arguments],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': platforms, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_a_field_that_is_none_without_a_config(tmp_path):
+  done = run(['-m', 'experiments.train'], '--config.data.cropp=none', f'--workdir={tmp_path / "r"}')
+  assert done.returncode == 2
+  (line,) = (line for line in done.stderr.splitlines() if line.startswith('Error'))
+  assert line == (
+    "Error: the config has no field 'cropp': configs/base.py lists all fields. Did you mean 'crop'?"
+  )
+  assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu', 'gpu', 'nonsense'])
+def test_hardware_that_is_not_there(tmp_path, platform):
+  if platform == 'nonsense':
+    program = ['-m', 'experiments.train', f'--workdir={tmp_path / "run"}']
+  else:
+    program = ['scripts/show_batch.py', f'--out={tmp_path / "sheet.png"}']
+  done = run(program, platforms=platform)
+  if done.returncode == 0:
+    pytest.skip(f'this machine has {platform}')
+  assert done.returncode == 1
+  assert f'Error: JAX_PLATFORMS={platform} asks for hardware that JAX does not find' in done.stderr
+  assert 'set JAX_PLATFORMS=' in done.stderr
+  assert 'Traceback' not in done.stderr
+  assert not list(tmp_path.iterdir())
