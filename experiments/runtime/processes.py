@@ -23,7 +23,7 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
   'heartbeat_timeout', 30, 'Seconds of silence after which a process counts as lost.'
 )
 _START_TIMEOUT = flags.DEFINE_integer(
-  'start_timeout', 60, 'Seconds that the processes wait for each other when they start.'
+  'start_timeout', 50, 'Seconds that the processes wait for each other when they start.'
 )
 
 
