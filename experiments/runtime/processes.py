@@ -83,9 +83,12 @@ def _join(arguments: dict[str, Any]) -> None:
     with failures.sentence_for_lost_service(_HEARTBEAT_TIMEOUT.value):
       jax.distributed.initialize(**arguments)
   except (RuntimeError, ValueError) as error:
+    # Where the others do not come, jaxlib cannot hand the reason on and says std::bad_cast.
+    reason = ' '.join(str(error).split())[:300].replace('std::bad_cast', 'nobody came')
     raise ConfigError(
       f'the processes did not find each other at --coordinator={_COORDINATOR.value} within '
-      f'--start_timeout={_START_TIMEOUT.value} seconds: {" ".join(str(error).split())[:300]}'
+      f'--start_timeout={_START_TIMEOUT.value} seconds ({reason}): start the same command on all '
+      'hosts, with a port of process 0 that is free and that all can reach.'
     ) from error
   failures.watch(_HEARTBEAT_TIMEOUT.value)
 

@@ -4,7 +4,6 @@ import pathlib
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -35,14 +34,8 @@ command_line.run(main)
 """
 
 
-def free_port():
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    return s.getsockname()[1]
-
-
 @pytest.fixture
-def start_two():
+def start_two(free_port):
   """(program, *flags) -> the two processes."""
   started = []
 
@@ -60,18 +53,6 @@ def start_two():
     process.wait()
 
 
-def end_of(processes, seconds=60):
-  """The outputs, after both have ended with exit code 1, in time and without a native dump."""
-  deadline = time.monotonic() + seconds
-  outputs = [p.communicate(timeout=max(1, deadline - time.monotonic()))[0] for p in processes]
-  assert [p.returncode for p in processes] == [1, 1], '\n'.join(outputs)
-  for output in outputs:
-    assert 'Fatal Python error' not in output
-    assert 'terminate called' not in output
-    assert output.count('Error: process') == 1, output
-  return outputs
-
-
 @pytest.mark.parametrize(
   ('failing', 'action', 'sentence'),
   [
@@ -81,10 +62,12 @@ def end_of(processes, seconds=60):
     (1, '1 / 0', 'ZeroDivisionError: division by zero'),
   ],
 )
-def test_an_error_of_one_process_ends_both_with_its_sentence(start_two, failing, action, sentence):
+def test_an_error_of_one_process_ends_both_with_its_sentence(
+  start_two, ends_alike, failing, action, sentence
+):
   waiting = 'agreement.from_all(1)'
   program = PROGRAM.format(failing=failing, action=action, waiting=waiting)
-  outputs = end_of(start_two(program, '--heartbeat_timeout=10'))
+  outputs = ends_alike(start_two(program, '--heartbeat_timeout=10'))
   assert f'Error: process {failing} of 2 fails: {sentence}' in outputs[failing]
   other = 1 - failing
   assert (
@@ -93,11 +76,11 @@ def test_an_error_of_one_process_ends_both_with_its_sentence(start_two, failing,
   )
 
 
-def test_an_error_ends_a_process_that_waits_for_devices(start_two):
+def test_an_error_ends_a_process_that_waits_for_devices(start_two, ends_alike):
   program = PROGRAM.format(
     failing=1, action="raise DataError('no pictures')", waiting='collective()'
   )
-  outputs = end_of(start_two(program, '--heartbeat_timeout=10'))
+  outputs = ends_alike(start_two(program, '--heartbeat_timeout=10'))
   assert 'stops because process 1 failed: no pictures' in outputs[0]
 
 
