@@ -1,7 +1,6 @@
 """Two processes on loopback, of which one fails or is killed: both end soon, with a sentence."""
 
 import pathlib
-import socket
 import subprocess
 import sys
 
