@@ -104,7 +104,7 @@ def _flat(value: Any, name: str = '') -> dict[str, str]:
   elif isinstance(value, list | tuple):
     parts = [(f'{name}[{i}]', entry) for i, entry in enumerate(value)]
   else:
-    return {name: json.dumps(value)}
+    return {name: json.dumps(value, default=str)}
   return {path: text for part, entry in parts for path, text in _flat(entry, part).items()}
 
 

@@ -7,6 +7,7 @@ heartbeats, and if it held the service, the connection breaks.
 
 import contextlib
 import ctypes
+import functools
 import json
 import multiprocessing
 import os
@@ -17,7 +18,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
-from unittest import mock
 
 import jax
 from absl import flags
@@ -82,10 +82,9 @@ def fail(error: BaseException) -> NoReturn:
   _end(f'fails: {sentence}')
 
 
-def finish(exit_code: object, heartbeat_timeout: float) -> None:
-  """Waits for the others to finish too; with an exit code, only for the time of a heartbeat."""
-  timeout = heartbeat_timeout if exit_code else _DAY
-  distributed.global_state.client.wait_at_barrier(_FINISHED, int(timeout * 1000))
+def finish() -> None:
+  """Waits until the others have finished too; one that fails meanwhile ends this process."""
+  distributed.global_state.client.wait_at_barrier(_FINISHED, _DAY * 1000)
   _all_finished.set()
 
 
@@ -97,26 +96,22 @@ def sentence_for_lost_service(heartbeat_timeout: float) -> Iterator[None]:
   jaxlib cannot hand the reason to a function of Python: it ends in std::terminate, whose handler
   is therefore replaced as well.
   """
-  library = None
+  options: dict[str, Any] = {}
   with contextlib.suppress(OSError):
     library = ctypes.CDLL('libstdc++.so.6' if sys.platform == 'linux' else 'libc++.1.dylib')
-  if library is not None:
     library._ZSt13set_terminatePFvvE.restype = ctypes.c_void_p
     library._ZSt13set_terminatePFvvE(_TERMINATE)
+    options['missed_heartbeat_callback'] = lambda *_: _end_of_lost_service()
   runtime = distributed._jax
   make_client = runtime.get_distributed_runtime_client
-
-  def make(*args: Any, **options: Any) -> Any:
-    callback = (lambda *_: _end_of_lost_service()) if library is not None else None
-    return make_client(*args, **options, missed_heartbeat_callback=callback)
-
+  runtime.get_distributed_runtime_client = functools.partial(make_client, **options)
   stop = threading.Event()
   threading.Thread(target=_watch_start, args=(stop, heartbeat_timeout), daemon=True).start()
   try:
-    with mock.patch.object(runtime, 'get_distributed_runtime_client', make):
-      yield
+    yield
   finally:
     stop.set()
+    runtime.get_distributed_runtime_client = make_client
 
 
 def _watch_start(stop: threading.Event, heartbeat_timeout: float) -> None:

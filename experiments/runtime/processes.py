@@ -17,13 +17,13 @@ from experiments.runtime.errors import ConfigError
 _COORDINATOR = flags.DEFINE_string(
   'coordinator', None, "Address of process 0, 'host:port', or 'auto'. Default: one process."
 )
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes in all.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes in all.', 1)
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.', 0)
 _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-  'heartbeat_timeout', 30, 'Seconds of silence after which a process counts as lost.'
+  'heartbeat_timeout', 30, 'Seconds of silence after which a process counts as lost.', 1
 )
 _START_TIMEOUT = flags.DEFINE_integer(
-  'start_timeout', 50, 'Seconds that the processes wait for each other when they start.'
+  'start_timeout', 50, 'Seconds that the processes wait for each other when they start.', 1
 )
 
 
@@ -32,7 +32,7 @@ def together() -> Iterator[None]:
   """Joins the processes that the flags name, if any, and leaves them when all are done.
 
   An error that leaves the context in one process ends all of them with exit code 1: it is printed
-  here, and not raised further.
+  here, and not raised further. SystemExit is no error: all are to raise it, at the same place.
 
   Raises:
     ConfigError: the flags are incomplete.
@@ -41,14 +41,14 @@ def together() -> Iterator[None]:
   if arguments is None:
     yield
     return
+  exit_code = None
   try:
     _join(arguments)
-    exit_code = None
     try:
       yield
-    except SystemExit as error:  # all end so, at the same step
+    except SystemExit as error:
       exit_code = error.code
-    failures.finish(exit_code, _HEARTBEAT_TIMEOUT.value)
+    failures.finish()
   except BaseException as error:
     failures.fail(error)
   if exit_code is not None:
