@@ -11,6 +11,7 @@ import functools
 import json
 import multiprocessing
 import os
+import re
 import socket
 import sys
 import threading
@@ -30,6 +31,8 @@ _LOST = (
   'another one was lost: start the same command on all of them again; it goes on from the last '
   'checkpoint.'
 )
+# In messages of XLA: its codes for others that do not answer, and the libraries of collectives.
+_OF_CONNECTIONS = re.compile('Gloo|NCCL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED')
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_FOR_NEWS = 5.0  # how long the end of a process may wait for what the service says
 _DAY = 24 * 60 * 60
@@ -180,10 +183,9 @@ def _in_time(ask: Callable[[], Any]) -> Any:
 
 def _is_of_lost_process(error: BaseException) -> bool:
   """Whether an error is how a collective fails when another process is gone."""
-  if isinstance(error, jax.errors.JaxRuntimeError):
-    return 'RESOURCE_EXHAUSTED' not in str(error)  # its own memory
-  # On CPU the collectives are Gloo's, whose errors come as ValueError.
-  return isinstance(error, ValueError) and 'Gloo' in str(error)
+  # On CPU the collectives are Gloo's, whose errors come as plain ValueError too.
+  of_jax = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
+  return of_jax and _OF_CONNECTIONS.search(str(error)) is not None
 
 
 def _because(process: int, sentence: str) -> str:

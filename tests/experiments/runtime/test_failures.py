@@ -59,6 +59,7 @@ def start_two(free_port):
     (0, "raise OSError(28, 'No space left')", '[Errno 28] No space left'),
     (1, 'raise KeyboardInterrupt', 'it was interrupted'),
     (1, '1 / 0', 'ZeroDivisionError: division by zero'),
+    (0, "raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: no')", 'JaxRuntimeError: RESOURCE'),
   ],
 )
 def test_an_error_of_one_process_ends_both_with_its_sentence(
