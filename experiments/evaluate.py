@@ -12,7 +12,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import data
-from experiments.runtime import command_line, compilation_cache, local_paths, processes
+from experiments.runtime import (
+  agreement,
+  command_line,
+  compilation_cache,
+  local_paths,
+  processes,
+)
 from experiments.training import evaluation, initial_weights, same_run, settings, steps
 from nfnets import weights
 
@@ -40,6 +46,7 @@ def evaluate_file(config: ConfigDict, path: str | pathlib.Path) -> dict[str, flo
   # The parameters, and the running statistics of a baseline with batch normalisation.
   trees = map(weights.merge, shapes, loaded)
   networks = {'': steps.replicate(tuple(trees))}
+  agreement.meet()
   with data.test_batches(data_settings, **processes.share()) as batches:
     return evaluation.evaluate(steps.make_eval_step(network), networks, batches)
 

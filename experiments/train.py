@@ -64,6 +64,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     preemption.Preemption() as asked,
   ):
     state = _first_state(run, checkpointer)
+    agreement.meet()
     start = int(state.step)
     num_params = sum(np.size(x) for x in jax.tree.leaves(state.params))
     processes.say(_introduction(run, num_params, workdir))

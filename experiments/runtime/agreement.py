@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 from jax._src import distributed  # the service's client has no public name
+from jax.experimental import multihost_utils
 
 from experiments.runtime.errors import ConfigError
 
@@ -46,6 +47,17 @@ def from_all(value: Any) -> list[Any]:
     client.blocking_key_value_get(f'{key}/{i}', _MILLISECONDS) for i in range(jax.process_count())
   ]
   return [json.loads(text) for text in texts]
+
+
+def meet() -> None:
+  """Waits until all are here, then has their devices connect.
+
+  A process that comes to its first collective alone waits half a minute (Gloo) and fails, while
+  another one may still be reading its checkpoint or compiling.
+  """
+  if jax.process_count() > 1:
+    from_all(None)
+    multihost_utils.sync_global_devices('met')
 
 
 def require_same(values: Mapping[str, Any]) -> None:
