@@ -14,12 +14,21 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import data, linear_probe
 from experiments.reporting import progress, recording, results
-from experiments.runtime import command_line, compilation_cache, preemption, processes, profiling
+from experiments.runtime import (
+  agreement,
+  command_line,
+  compilation_cache,
+  local_paths,
+  preemption,
+  processes,
+  profiling,
+)
 from experiments.training import (
   checkpoints,
   evaluation,
   initial_weights,
   nonfinite,
+  same_run,
   settings,
   steps,
   work_directory,
@@ -47,12 +56,15 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   is_main = processes.is_main()
 
   # ------------------------------------------------------------------ start or resume
-  work_directory.claim(workdir, run.config)
+  same_run.require(run.config, run.info)
+  agreement.require_shared(workdir)
+  agreement.from_main(lambda: work_directory.claim(workdir, run.config))
   with (
     checkpoints.Checkpointer(workdir, run.keep_checkpoints, run.on_save_failure) as checkpointer,
     preemption.Preemption() as asked,
   ):
     state = _first_state(run, checkpointer)
+    agreement.meet()
     start = int(state.step)
     num_params = sum(np.size(x) for x in jax.tree.leaves(state.params))
     processes.say(_introduction(run, num_params, workdir))
@@ -134,6 +146,7 @@ def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> s
       *jax.device_get((state.params, state.network_state)),
       new_head=run.new_head,
     )
+    same_run.require_weights(loaded)
     state = steps.replicate(steps.with_weights(state, *loaded))
     processes.say(f'Starting from the weights of {run.pretrained}.')
   return state
@@ -172,15 +185,11 @@ def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
   """Trains what the flags say."""
   if config.value.keep_freed_memory and not host_memory.accelerator_is_installed():
     host_memory.keep_freed_memory()
-  processes.initialize()
-  compilation_cache.enable(config.value.compilation_cache)
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-  try:
-    train(config.value, pathlib.Path(workdir.value or f'runs/{name}'))
-  except (jax.errors.JaxRuntimeError, ValueError) as error:
-    if not processes.means_lost_process(error):
-      raise
-    processes.die_of_lost_process(error)
+  directory = local_paths.require(workdir.value or f'runs/{name}', '--workdir')
+  with processes.together():
+    compilation_cache.enable(config.value.compilation_cache)
+    train(config.value, directory)
 
 
 if __name__ == '__main__':

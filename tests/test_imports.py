@@ -50,7 +50,7 @@ INSIDE = {
     {'pipeline'},
   ],
   'experiments.training': [
-    {'gradients', 'initial_weights', 'work_directory'},
+    {'gradients', 'initial_weights', 'same_run', 'work_directory'},
     {'step_metrics'},
     {'steps'},
     {'checkpoints', 'evaluation', 'nonfinite'},

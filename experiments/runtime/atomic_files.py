@@ -1,13 +1,15 @@
 """Files that are replaced in one move, so that a reader never meets half of one."""
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> Path:
   """Lets `write` fill a file beside path, then moves it there; returns path."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  # Process numbers repeat on other hosts, and in containers on this one.
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}')
   try:
     write(temporary)
     os.replace(temporary, path)

@@ -4,52 +4,93 @@ On TPU pods and under Slurm: --coordinator=auto. Anywhere else, on every host:
 --coordinator=HOST0:PORT --num_processes=N --process_id=I
 """
 
-import os
-import sys
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from absl import flags
 
+from experiments.runtime import failures
 from experiments.runtime.errors import ConfigError
 
 _COORDINATOR = flags.DEFINE_string(
   'coordinator', None, "Address of process 0, 'host:port', or 'auto'. Default: one process."
 )
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes in all.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes in all.', 1)
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.', 0)
 _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-  'heartbeat_timeout', 30, 'Seconds of silence after which a process counts as lost.'
+  'heartbeat_timeout', 30, 'Seconds of silence after which a process counts as lost.', 1
+)
+_START_TIMEOUT = flags.DEFINE_integer(
+  'start_timeout', 50, 'Seconds that the processes wait for each other when they start.', 1
 )
 
 
-def initialize() -> None:
-  """Joins the processes that the flags name; returns at once when they name none.
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Joins the processes that the flags name, if any, and leaves them when all are done.
+
+  An error that leaves the context in one process ends all of them with exit code 1: it is printed
+  here, and not raised further. SystemExit is no error: all are to raise it, at the same place.
 
   Raises:
-    ConfigError: the flags are incomplete, or the others did not come.
+    ConfigError: the flags are incomplete.
   """
+  arguments = _arguments()
+  if arguments is None:
+    yield
+    return
+  exit_code = None
+  try:
+    _join(arguments)
+    try:
+      yield
+    except SystemExit as error:
+      exit_code = error.code
+    failures.finish()
+  except BaseException as error:
+    failures.fail(error)
+  if exit_code is not None:
+    raise SystemExit(exit_code)
+
+
+def _arguments() -> dict[str, Any] | None:
+  """What the flags say, as `jax.distributed.initialize` takes it; None: there is one process."""
   if _COORDINATOR.value is None:
     if _NUM_PROCESSES.value is not None or _PROCESS_ID.value is not None:
       raise ConfigError('--num_processes and --process_id need --coordinator=host:port as well.')
-    return
-  arguments = {'heartbeat_timeout_seconds': _HEARTBEAT_TIMEOUT.value}
-  if _COORDINATOR.value != 'auto':
-    if _NUM_PROCESSES.value is None or _PROCESS_ID.value is None:
-      raise ConfigError(
-        '--coordinator=host:port needs --num_processes and --process_id as well (or say auto).'
-      )
-    arguments |= {
-      'coordinator_address': _COORDINATOR.value,
-      'num_processes': _NUM_PROCESSES.value,
-      'process_id': _PROCESS_ID.value,
-    }
-  try:
-    jax.distributed.initialize(**arguments)
-  except (RuntimeError, ValueError) as error:
+    return None
+  arguments = {
+    'heartbeat_timeout_seconds': _HEARTBEAT_TIMEOUT.value,
+    'initialization_timeout': _START_TIMEOUT.value,
+  }
+  if _COORDINATOR.value == 'auto':
+    return arguments
+  if _NUM_PROCESSES.value is None or _PROCESS_ID.value is None:
     raise ConfigError(
-      f'The processes did not find each other at --coordinator={_COORDINATOR.value}: '
-      f'{" ".join(str(error).split())[:300]}'
+      '--coordinator=host:port needs --num_processes and --process_id as well (or say auto).'
+    )
+  return arguments | {
+    'coordinator_address': _COORDINATOR.value,
+    'num_processes': _NUM_PROCESSES.value,
+    'process_id': _PROCESS_ID.value,
+  }
+
+
+def _join(arguments: dict[str, Any]) -> None:
+  try:
+    with failures.sentence_for_lost_service(_HEARTBEAT_TIMEOUT.value):
+      jax.distributed.initialize(**arguments)
+  except (RuntimeError, ValueError) as error:
+    # Where the others do not come, jaxlib cannot hand the reason on and says std::bad_cast.
+    reason = ' '.join(str(error).split())[:300].replace('std::bad_cast', 'nobody came')
+    raise ConfigError(
+      f'the processes did not find each other at --coordinator={_COORDINATOR.value} within '
+      f'--start_timeout={_START_TIMEOUT.value} seconds ({reason}): start the same command on all '
+      'hosts, with a port of process 0 that is free and that all can reach.'
     ) from error
+  failures.watch(_HEARTBEAT_TIMEOUT.value)
 
 
 def is_main() -> bool:
@@ -70,23 +111,3 @@ def say(line: str) -> None:
   """Prints a line from the main process alone."""
   if is_main():
     print(line, flush=True)
-
-
-def means_lost_process(error: Exception) -> bool:
-  """Whether an error is how a collective fails when another process is gone."""
-  if jax.process_count() == 1:
-    return False
-  # On CPU the collectives are Gloo's, whose errors come as ValueError.
-  return isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error)
-
-
-def die_of_lost_process(error: Exception) -> None:
-  """Ends this process at once: with a partner gone, an orderly end would wait for it for ever."""
-  print(
-    f'Error: process {jax.process_index()} of {jax.process_count()} stops because another one was '
-    'lost: start the same command on all of them again; it goes on from the last checkpoint. '
-    f'({" ".join(str(error).split())[:200]})',
-    file=sys.stderr,
-    flush=True,
-  )
-  os._exit(1)

@@ -1,6 +1,7 @@
 """Saving and restoring a train state with Orbax: atomic, checked, independent of the devices.
 
-They lie in `checkpoints/<step>/` of a work directory.
+They lie in `checkpoints/<step>/` of a work directory. Of several processes the first writes, and
+chooses what all of them read.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from experiments.runtime import agreement, processes
 from experiments.runtime.errors import CheckpointError
 from experiments.training.steps import TrainState
 
@@ -43,8 +45,24 @@ class Checkpointer:
     self._open()
 
   def _open(self) -> None:
+    """Opens the directory for this process alone: Orbax is not to wait for the others.
+
+    A failure to write would otherwise leave them in one of its barriers.
+    """
+    writes = {}
+    if processes.is_main():
+      self._directory.mkdir(parents=True, exist_ok=True)
+      writes = {'max_to_keep': self._keep, 'cleanup_tmp_directories': True}
+    process = jax.process_index()
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=self._keep, create=True, cleanup_tmp_directories=True
+      create=False,
+      read_only=not writes,
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f'process_{process}',
+      ),
+      **writes,
     )
     self._manager = ocp.CheckpointManager(self._directory, options=options)
     self._pending: int | None = None
@@ -78,12 +96,14 @@ class Checkpointer:
     Raises:
       CheckpointError: this or the last state cannot be written, and `on_failure` is 'stop'.
     """
+    if not processes.is_main():
+      return
     self.wait()
     step = int(state.step)
     if step in self._manager.all_steps():
       return
     # A copy on the host: the next step is given the state's own buffers to overwrite, and every
-    # process of a pod holds the same, of which the first writes one.
+    # process of a pod holds the same.
     copy = jax.tree.map(lambda x: np.array(x.addressable_data(0)), state)._asdict()
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(copy), checksums=ocp.args.JsonSave(_checksums(copy))
@@ -97,8 +117,6 @@ class Checkpointer:
 
   def _check_room(self, state: dict[str, Any]) -> None:
     """Finds a full disk before Orbax does, whose many threads would each report it."""
-    if jax.process_count() > 1:
-      return  # all processes must come to the same answer
     needed = 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _FILES_OF_A_CHECKPOINT
     free = shutil.disk_usage(self._directory).free
     if free < needed:
@@ -127,12 +145,34 @@ class Checkpointer:
   def restore(self, like: TrainState) -> TrainState | None:
     """Returns the newest readable state as numpy arrays, or None when there is none.
 
+    All processes must call it: they read the state that the first one found readable.
+
     Args:
       like: a state of the same structure, shapes and dtypes.
 
     Raises:
       CheckpointError: there are checkpoints, and none can be read.
     """
+    state: TrainState | None = None
+
+    def find() -> int | None:
+      nonlocal state
+      state = self._newest_readable(like)
+      return None if state is None else int(state.step)
+
+    step = agreement.from_main(find)
+    if step is None or processes.is_main():
+      return state
+    try:
+      return self._restore_step(step, like)
+    except Exception as error:  # as in `_newest_readable`
+      raise CheckpointError(
+        f'The checkpoint of step {step} in {self._directory} can be read by process 0 but not here '
+        f'({_reason(error)}): check the storage that the hosts share, then start all again.'
+      ) from error
+
+  def _newest_readable(self, like: TrainState) -> TrainState | None:
+    """Finds it, and moves the damaged ones after it aside."""
     steps = sorted(self._manager.all_steps(), reverse=True)
     failures = []
     for step in steps:

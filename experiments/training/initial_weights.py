@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.runtime import local_paths
 from experiments.runtime.errors import ConfigError
 from nfnets import baselines, list_models, optim, weights, zoo
 
@@ -22,7 +23,7 @@ def find_spec(name: str) -> zoo.AnySpec | None:
   Raises:
     ValueError: no such name or file, or the file cannot be read.
   """
-  path = pathlib.Path(name)
+  path = local_paths.require(name, 'weights')
   if path.is_file():
     if weights.is_safetensors(path):
       stored = weights.read_metadata(path).get('spec')

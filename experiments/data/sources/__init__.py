@@ -10,6 +10,8 @@ import pathlib
 from experiments.data.settings import DataSettings
 from experiments.data.sources import folder, in_memory, packed_folder, tfds
 from experiments.data.sources.source import Example, ReadError, Source
+from experiments.runtime import local_paths
+from experiments.runtime.errors import DataError
 
 __all__ = ['Example', 'ReadError', 'Source', 'file_stats', 'open_sources']
 
@@ -25,6 +27,7 @@ def open_sources(settings: DataSettings) -> tuple[Source, Source]:
 
 def _folder(settings: DataSettings) -> tuple[Source, Source]:
   """A folder of files, or one that was packed: the pictures are the same ones."""
+  local_paths.require(settings.dir, 'data.dir')
   place = packed_folder if packed_folder.is_packed(settings.dir) else folder
   return place.open_parts(settings)
 
