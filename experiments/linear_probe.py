@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import data
 from experiments.data import Batch, sources
 from experiments.reporting import progress, recording, results
 from experiments.runtime import atomic_files, processes
@@ -53,6 +54,7 @@ def train(run: settings.Run, workdir: pathlib.Path) -> dict[str, Any]:
   """
   if jax.process_count() > 1:
     raise ConfigError('a linear probe needs one process only: leave --coordinator out.')
+  data.check_test_set(run.data)
   work_directory.claim(workdir, run.config)
   params, network_state = _start(run)
   head = optim.find_classifier(params)

@@ -45,6 +45,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   train_step = steps.make_train_step(run.network, run.optimizer, run.step)
   eval_step = steps.make_eval_step(run.network)
   is_main = processes.is_main()
+  data.check_test_set(run.data)
 
   # ------------------------------------------------------------------ start or resume
   work_directory.claim(workdir, run.config)

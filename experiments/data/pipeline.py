@@ -39,13 +39,39 @@ def describe(settings: DataSettings) -> DatasetInfo:
     settings: of the data.
 
   Raises:
-    DataError: the source is unknown, what it needs is missing, or a field of `config.data` has a
-      value that no run can use.
+    DataError: the source is unknown, what it needs is missing, the test set is empty, or a field of
+      `config.data` has a value that no run can use.
   """
   train, test = sources.open_sources(settings)
+  if not len(test):
+    raise DataError(
+      f'there are no test pictures: data.test_split is {settings.test_split!r}; choose one that '
+      'has some'
+    )
   _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
   one_example.EvaluationExample.from_settings(test, settings)
   return DatasetInfo(len(train), len(test), len(train.class_names), train.class_names)
+
+
+def check_test_set(settings: DataSettings) -> None:
+  """Looks for a test picture that can be read, before a run trains for nothing.
+
+  Raises:
+    DataError: there is none.
+  """
+  _, test = sources.open_sources(settings)
+  make_example = one_example.EvaluationExample.from_settings(test, settings)
+  out = np.empty((*[settings.eval_image_size] * 2, 3), np.float32)
+  made = None
+  for index in range(len(test)):
+    made = make_example(index, out)
+    if made.mask:
+      return
+  (name, reason), *_ = made.unreadable
+  raise DataError(
+    f'none of the {len(test)} test pictures can be read, the last being {name} ({reason}): mend '
+    'them, or choose another data.test_split'
+  )
 
 
 class Batches(Iterator[Batch]):

@@ -86,7 +86,7 @@ def test_a_test_set_without_a_readable_picture_is_found_before_a_run(pictures):
     (pictures / f'test/class{label}/0.png').write_bytes(b'')
   data.check_test_set(settings)  # one is left
   (pictures / 'test/class3/0.png').write_bytes(b'rubbish')
-  with pytest.raises(DataError, match=r'none of the 4 test pictures .*class0/0.png'):
+  with pytest.raises(DataError, match=r'none of the 4 test pictures can be read, .*class3/0.png'):
     data.check_test_set(settings)
 
 
