@@ -116,7 +116,13 @@ def _start(run: settings.Run) -> tuple[Any, Any]:
   images = jnp.zeros((1, *[run.data.eval_image_size] * 2, 3))
   init = jax.jit(lambda key: run.network.init(key, images, is_training=True))
   fresh = jax.device_get(init(jax.random.key(run.step.seed)))
-  return initial_weights.start_from(run.pretrained, *fresh, new_head=run.new_head)
+  return initial_weights.start_from(
+    run.pretrained,
+    *fresh,
+    new_head=run.new_head,
+    class_names=run.info.class_names,
+    spec=run.spec,
+  )
 
 
 def _features(

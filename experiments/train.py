@@ -134,6 +134,8 @@ def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> s
       run.pretrained,
       *jax.device_get((state.params, state.network_state)),
       new_head=run.new_head,
+      class_names=run.info.class_names,
+      spec=run.spec,
     )
     state = steps.replicate(steps.with_weights(state, *loaded))
     processes.say(f'Starting from the weights of {run.pretrained}.')
