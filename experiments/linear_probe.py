@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data
 from experiments.data import Batch, sources
 from experiments.reporting import progress, recording, results
 from experiments.runtime import atomic_files, processes
@@ -37,12 +36,12 @@ from nfnets import optim
 FEATURES_NAME = 'features.npz'
 
 
-def train(run: settings.Run, workdir: pathlib.Path) -> dict[str, Any]:
+def train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, Any]:
   """Trains the classifier of pretrained weights alone and writes what any run leaves.
 
   Args:
     run: with `pretrained`.
-    workdir: the run's folder.
+    owned: the run's folder, opened.
 
   Returns:
     The final figures, as in `report.json`.
@@ -54,8 +53,7 @@ def train(run: settings.Run, workdir: pathlib.Path) -> dict[str, Any]:
   """
   if jax.process_count() > 1:
     raise ConfigError('a linear probe needs one process only: leave --coordinator out.')
-  data.check_test_set(run.data)
-  work_directory.claim(workdir, run.config)
+  workdir = owned.path
   params, network_state = _start(run)
   head = optim.find_classifier(params)
   replicated = steps.replicate((params, network_state))
@@ -73,6 +71,7 @@ def train(run: settings.Run, workdir: pathlib.Path) -> dict[str, Any]:
     tested = evaluation.evaluate(steps.make_eval_step(probe), networks, test)
     writer.write(run.plan.total_steps, {f'test/{name}': value for name, value in tested.items()})
 
+  owned.claim()
   trained = steps.replicate({**params, head: jax.device_get(state.ema_params[head])})
   figures = {
     **tested,

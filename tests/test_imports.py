@@ -43,7 +43,7 @@ INSIDE = {
   'experiments.data': [
     {'batch', 'settings', 'augment', 'prepare_tfds'},
     {'sources'},
-    {'one_example'},
+    {'identity', 'one_example'},
     {'collate'},
     {'pipeline'},
   ],

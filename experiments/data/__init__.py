@@ -1,6 +1,7 @@
 """From `config.data` to batches: the names that programs and scripts use."""
 
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.data.identity import Identity, differences, picture_names
 from experiments.data.pipeline import (
   Batches,
   DatasetInfo,
@@ -17,10 +18,13 @@ __all__ = [
   'Batches',
   'DataSettings',
   'DatasetInfo',
+  'Identity',
   'ImageLayout',
   'check_test_set',
   'describe',
+  'differences',
   'fill_in',
+  'picture_names',
   'test_batches',
   'train_batches',
 ]

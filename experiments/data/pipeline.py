@@ -17,6 +17,7 @@ from absl import flags, logging
 
 from experiments.data import collate, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.data.identity import Identity, identify
 from experiments.data.settings import DataSettings
 from experiments.runtime.errors import DataError
 
@@ -30,6 +31,7 @@ class DatasetInfo(NamedTuple):
   num_test: int
   num_classes: int
   class_names: tuple[str, ...]
+  identity: Identity | None = None  # None: of data that nobody looked at, such as a plan's
 
 
 def describe(settings: DataSettings) -> DatasetInfo:
@@ -50,7 +52,9 @@ def describe(settings: DataSettings) -> DatasetInfo:
     )
   _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
   one_example.EvaluationExample.from_settings(test, settings)
-  return DatasetInfo(len(train), len(test), len(train.class_names), train.class_names)
+  return DatasetInfo(
+    len(train), len(test), len(train.class_names), train.class_names, identify(train, test)
+  )
 
 
 def check_test_set(settings: DataSettings) -> None:

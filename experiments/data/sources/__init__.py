@@ -4,8 +4,6 @@ Every source is a sequence with random access, so that a batch is a function of 
 can be pickled for the worker processes.
 """
 
-import pathlib
-
 from experiments.data.settings import DataSettings
 from experiments.data.sources import folder, in_memory, packed_folder, tfds
 from experiments.data.sources.source import Example, ReadError, Source
@@ -38,14 +36,7 @@ def _folder(settings: DataSettings) -> tuple[Source, Source]:
 
 
 def file_stats(settings: DataSettings) -> list[tuple[str, int, int]]:
-  """Name, size and time of what the pictures are read from, where that is files of the user's."""
-  paths = [pathlib.Path(settings.dir).expanduser()] if settings.dir else []
-  if paths and paths[0].is_dir():
-    paths += [
-      source.root / name
-      for source in open_sources(settings)
-      if isinstance(source, folder.FolderSource)
-      for name in source.files.names
-    ]
-  stats = [(path, path.stat()) for path in paths if path.is_file()]
+  """Name, size in bytes and time in ns of the files that the pictures are read from."""
+  paths = sorted({path for source in open_sources(settings) for path in source.paths()})
+  stats = [(path, path.stat()) for path in paths]
   return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
