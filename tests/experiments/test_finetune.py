@@ -1,6 +1,7 @@
 """Fine-tuning as its users meet it: weights of a file, a folder of pictures, whole runs."""
 
 import json
+import os
 import shutil
 
 import haiku as hk
@@ -17,7 +18,7 @@ from experiments.data import sources
 from experiments.data.sources import packed_folder
 from experiments.reporting import recording
 from experiments.runtime.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from experiments.training import initial_weights, settings
+from experiments.training import initial_weights, settings, work_directory
 from nfnets import weights
 
 # One block: most of the time is compilation.
@@ -381,6 +382,21 @@ def test_a_run_that_cannot_take_a_step_leaves_the_directory_to_the_next(
   config.label_smoothing = 0.1
   with pytest.raises(CheckpointError, match=r'another config \(label_smoothing: 0.05 -> 0.1\)'):
     train.train(config, tmp_path)
+
+
+def test_a_second_start_leaves_the_first_alone(make_config, tmp_path):
+  config = make_config()
+  run = settings.read(config)
+  owned = work_directory.WorkDirectory(tmp_path, run.config, run.data, run.info.identity)
+  (tmp_path / 'checkpoints/7.orbax-checkpoint-tmp').mkdir(parents=True)  # being written
+  (tmp_path / 'config.json').write_text(json.dumps(run.config))
+  with owned.opened():
+    for probe in (False, True):
+      config.finetune.linear_probe = probe
+      (tmp_path / 'config.json').write_text(json.dumps(settings.read(config).config))
+      with pytest.raises(CheckpointError, match=f'a run is at work in .*process {os.getpid()} on'):
+        train.train(config, tmp_path)
+  assert (tmp_path / 'checkpoints/7.orbax-checkpoint-tmp').exists()
 
 
 def test_an_unreadable_test_set_ends_a_run_before_it_starts(make_config, folder, tmp_path):
