@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,10 +78,11 @@ def places_of_classes(name: str, class_names: Sequence[str], num_logits: int) ->
   if text is None:
     return None
   try:
-    names = json.loads(text)
-  except ValueError:
-    names = None
-  if not isinstance(names, list) or len(names) != num_logits:
+    # Folders give names in this form; those that older versions saved may be in another.
+    names = [unicodedata.normalize('NFC', kind) for kind in json.loads(text)]
+  except (TypeError, ValueError):
+    names = []
+  if len(names) != num_logits:
     raise ConfigError(
       f'{name} has {num_logits} classes, but its class_names are no list of so many names: save it '
       'again, with names for all classes or none.'

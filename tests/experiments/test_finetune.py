@@ -1,5 +1,6 @@
 """Fine-tuning as its users meet it: weights of a file, a folder of pictures, whole runs."""
 
+import functools
 import json
 import os
 import shutil
@@ -427,3 +428,24 @@ def test_features_are_computed_again_when_the_folder_was_packed_again(
   after = train.train(config, tmp_path / 'run')
   assert 'Computing the features of 40 pictures' in capsys.readouterr().out
   assert after['loss'] != before['loss']
+
+
+@pytest.mark.parametrize('names', ['3', '["a", 1]', '{"a": 0}', 'cat', '["a"]'])
+def test_class_names_that_cannot_be_used_are_one_sentence(trunk, tmp_path, names):
+  params, metadata = weights.load(trunk)
+  path = tmp_path / 'odd.safetensors'
+  weights.save(path, params, spec=metadata['spec'], metadata={'class_names': names})
+  with pytest.raises(ConfigError, match='has 5 classes, but its class_names are no list of so'):
+    initial_weights.places_of_classes(str(path), ('a', 'b'), 5)
+
+
+def test_names_that_two_classes_share_are_used_only_where_it_does_not_matter(trunk, tmp_path):
+  params, metadata = weights.load(trunk)
+  path = tmp_path / 'cranes.safetensors'
+  names = ['crane', 'cafe\u0301', 'crane', 'x', 'y']
+  weights.save(path, params, spec=metadata['spec'], metadata={'class_names': json.dumps(names)})
+  find = functools.partial(initial_weights.places_of_classes, str(path), num_logits=5)
+  assert find(['crane', 'caf\xe9', 'crane', 'x', 'y']).tolist() == [0, 1, 2, 3, 4]
+  assert find(['y', 'caf\xe9']).tolist() == [4, 1]
+  with pytest.raises(ConfigError, match="class 'crane', .* does not know by one name of its 5"):
+    find(['x', 'crane'])
