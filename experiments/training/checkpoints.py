@@ -133,7 +133,8 @@ class Checkpointer:
       like: a state of the same structure, shapes and dtypes.
 
     Raises:
-      CheckpointError: there are checkpoints, and none can be read.
+      CheckpointError: there are checkpoints, and none can be read, or the newest is of another
+        network.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     failures = []

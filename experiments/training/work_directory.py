@@ -82,7 +82,10 @@ class WorkDirectory:
       yield
 
   def claim(self) -> None:
-    """Writes whose directory it is, unless that is there; within `opened`, before it is true."""
+    """Writes whose directory it is, unless it says so. For before the first checkpoint or result.
+
+    Only within `opened`.
+    """
     if not processes.is_main():
       return
     path = self.path / CONFIG_NAME
@@ -179,7 +182,10 @@ def _has_entries(place: pathlib.Path) -> bool:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict):
+      raise ValueError(f'{type(value).__name__} instead of an object')
+    return value
   except ValueError as error:
     raise CheckpointError(
       f'{path} is not readable as JSON ({error}): use another --workdir, or delete this one.'

@@ -62,8 +62,9 @@ def test_a_run_goes_on_if_it_computes_the_same(tmp_path):
     claim(directory(tmp_path / 'run', **fields))
 
 
-def test_a_config_that_cannot_be_read_is_one_sentence(tmp_path):
-  (tmp_path / 'config.json').write_text('{')
+@pytest.mark.parametrize('content', ['{', '[]', '3'])
+def test_a_config_that_cannot_be_read_is_one_sentence(tmp_path, content):
+  (tmp_path / 'config.json').write_text(content)
   with pytest.raises(CheckpointError, match='is not readable as JSON'):
     claim(directory(tmp_path))
 
