@@ -120,7 +120,7 @@ def get_config() -> ConfigDict:
   # NFNet's; NF-RegNet's is ('augment', 'normalize', 'mix').
   config.data.order = ('mix', 'augment', 'normalize')
   config.data.eval_mode = 'resize_crop_32'  # 'crop_resize', 'resize_crop_0.875' or 'resize' (all)
-  config.data.eval_batch_size = config_dict.placeholder(int)  # None: global_batch_size
+  config.data.eval_batch_size = config_dict.placeholder(int)  # None: as a slice of training
   # Whether the host rounds training images to compute_dtype and puts squares of their pixels into
   # channels as the stem does first: 'auto' (for accelerators), 'on' or 'off'. The network sees the
   # same values.

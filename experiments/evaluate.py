@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -19,6 +20,7 @@ from experiments.runtime import (
   local_paths,
   processes,
 )
+from experiments.runtime.errors import ConfigError
 from experiments.training import evaluation, initial_weights, same_run, settings, steps
 from nfnets import weights
 
@@ -31,24 +33,44 @@ def evaluate_file(config: ConfigDict, path: str | pathlib.Path) -> dict[str, flo
     path: a file that `nfnets.weights.save` wrote, such as a run's EMA weights.
 
   Returns:
-    What `evaluation.evaluate` gives.
+    What `evaluation.evaluate` gives. If the weights name their classes, a picture is right when
+    its class has that name: the data may have them in another order, or only some.
 
   Raises:
-    ValueError: the file cannot be read, or it is of another network.
+    ValueError: the file cannot be read, it is of another network, or it does not know a class.
   """
-  data_settings, network = settings.read_evaluation(config, str(path))
+  chosen = settings.read_evaluation(config, str(path))
   if jax.process_count() > 1:
-    same_run.require(config.to_dict(), data.describe(data_settings))
-  loaded = initial_weights.load(str(path))
-  same_run.require_weights(loaded)
-  images = jax.ShapeDtypeStruct((1, *[data_settings.eval_image_size] * 2, 3), jnp.float32)
+    same_run.require(config.to_dict(), chosen.info)
+  params, network_state = initial_weights.load(str(path), chosen.spec)
+  same_run.require_weights((params, network_state))
+  num_classes = weights.count_classes(params, chosen.spec)
+  if num_classes is None:
+    raise ConfigError(f'{path} has no classifier, so there is nothing to evaluate.')
+  if chosen.num_classes not in (None, num_classes):
+    raise ConfigError(
+      f'model.num_classes is {chosen.num_classes}, but {path} knows {num_classes} classes: leave '
+      'the field out.'
+    )
+  names = chosen.info.class_names
+  places = initial_weights.places_of_classes(str(path), names, num_classes)
+  if places is None and len(names) > num_classes:
+    raise ConfigError(f'{path} knows {num_classes} classes, but the data has {len(names)}.')
+  network = chosen.network(num_classes)
+  images = jax.ShapeDtypeStruct((1, *[chosen.data.eval_image_size] * 2, 3), jnp.float32)
   shapes = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), images)
   # The parameters, and the running statistics of a baseline with batch normalisation.
-  trees = map(weights.merge, shapes, loaded)
+  trees = map(weights.merge, shapes, (params, network_state))
   networks = {'': steps.replicate(tuple(trees))}
   agreement.meet()
-  with data.test_batches(data_settings, **processes.share()) as batches:
-    return evaluation.evaluate(steps.make_eval_step(network), networks, batches)
+  with data.test_batches(chosen.data, **processes.share()) as batches:
+    by_name = batches if places is None else (_relabel(batch, places) for batch in batches)
+    return evaluation.evaluate(steps.make_eval_step(network), networks, by_name)
+
+
+def _relabel(batch: data.Batch, places: np.ndarray) -> data.Batch:
+  """The same pictures, with the weights' numbers of their classes."""
+  return batch._replace(labels=places[batch.labels], mix_labels=places[batch.mix_labels])
 
 
 def main(config: flags.FlagHolder, path: flags.FlagHolder) -> None:

@@ -36,12 +36,12 @@ from nfnets import optim
 FEATURES_NAME = 'features.npz'
 
 
-def train(run: settings.Run, workdir: pathlib.Path) -> dict[str, Any]:
+def train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, Any]:
   """Trains the classifier of pretrained weights alone and writes what any run leaves.
 
   Args:
     run: with `pretrained`.
-    workdir: the run's folder.
+    owned: the run's folder, opened.
 
   Returns:
     The final figures, as in `report.json`.
@@ -53,7 +53,7 @@ def train(run: settings.Run, workdir: pathlib.Path) -> dict[str, Any]:
   """
   if jax.process_count() > 1:
     raise ConfigError('a linear probe needs one process only: leave --coordinator out.')
-  work_directory.claim(workdir, run.config)
+  workdir = owned.path
   params, network_state = _start(run)
   head = optim.find_classifier(params)
   replicated = steps.replicate((params, network_state))
@@ -71,6 +71,7 @@ def train(run: settings.Run, workdir: pathlib.Path) -> dict[str, Any]:
     tested = evaluation.evaluate(steps.make_eval_step(probe), networks, test)
     writer.write(run.plan.total_steps, {f'test/{name}': value for name, value in tested.items()})
 
+  owned.claim()
   trained = steps.replicate({**params, head: jax.device_get(state.ema_params[head])})
   figures = {
     **tested,
@@ -114,7 +115,13 @@ def _start(run: settings.Run) -> tuple[Any, Any]:
   images = jnp.zeros((1, *[run.data.eval_image_size] * 2, 3))
   init = jax.jit(lambda key: run.network.init(key, images, is_training=True))
   fresh = jax.device_get(init(jax.random.key(run.step.seed)))
-  return initial_weights.start_from(run.pretrained, *fresh, new_head=run.new_head)
+  return initial_weights.start_from(
+    run.pretrained,
+    *fresh,
+    new_head=run.new_head,
+    class_names=run.info.class_names,
+    spec=run.spec,
+  )
 
 
 def _features(

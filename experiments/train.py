@@ -46,19 +46,24 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     ValueError: a field, the data or the work directory cannot be used; nothing was overwritten.
     NonFiniteError: a loss or gradient was NaN or infinite, and `on_nonfinite` is 'stop'.
   """
-  # ------------------------------------------------------------------ data, network, optimiser
   run = settings.read(config)
-  if run.linear_probe:  # the classifier alone, on features that are computed once
-    return linear_probe.train(run, workdir)
-  plan = run.plan
+  same_run.require(run.config, run.info)
+  data.check_test_set(run.data)
+  agreement.require_shared(workdir)
+  owned = work_directory.WorkDirectory(workdir, run.config, run.data, run.info.identity)
+  with owned.opened():
+    # A linear probe is the classifier alone, on features that are computed once.
+    return linear_probe.train(run, owned) if run.linear_probe else _train(run, owned)
+
+
+def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, Any]:
+  """Trains all that is not frozen."""
+  plan, workdir = run.plan, owned.path
   train_step = steps.make_train_step(run.network, run.optimizer, run.step)
   eval_step = steps.make_eval_step(run.network)
   is_main = processes.is_main()
 
   # ------------------------------------------------------------------ start or resume
-  same_run.require(run.config, run.info)
-  agreement.require_shared(workdir)
-  agreement.from_main(lambda: work_directory.claim(workdir, run.config))
   with (
     checkpoints.Checkpointer(workdir, run.keep_checkpoints, run.on_save_failure) as checkpointer,
     preemption.Preemption() as asked,
@@ -69,6 +74,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     num_params = sum(np.size(x) for x in jax.tree.leaves(state.params))
     processes.say(_introduction(run, num_params, workdir))
     if start:
+      owned.claim()  # of an older run, which does not say what its data were
       processes.say(f'Resuming at step {start}.')
 
     # ---------------------------------------------------------------- the loop
@@ -115,6 +121,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
           pace.restart(step)
         if step % run.checkpoint_every_steps == 0 or last or stopped:
           in_flight.drain()
+          owned.claim()
           checkpointer.save(state)  # after the evaluation: a resumed run has its figures
         if stopped:
           break
@@ -145,6 +152,8 @@ def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> s
       run.pretrained,
       *jax.device_get((state.params, state.network_state)),
       new_head=run.new_head,
+      class_names=run.info.class_names,
+      spec=run.spec,
     )
     same_run.require_weights(loaded)
     state = steps.replicate(steps.with_weights(state, *loaded))

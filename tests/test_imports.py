@@ -45,7 +45,7 @@ INSIDE = {
     {'ranges'},
     {'settings'},
     {'sources'},
-    {'one_example'},
+    {'identity', 'one_example'},
     {'collate'},
     {'pipeline'},
   ],

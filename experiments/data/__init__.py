@@ -1,7 +1,15 @@
 """From `config.data` to batches: the names that programs and scripts use."""
 
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
-from experiments.data.pipeline import Batches, DatasetInfo, describe, test_batches, train_batches
+from experiments.data.identity import Identity, differences, picture_names
+from experiments.data.pipeline import (
+  Batches,
+  DatasetInfo,
+  check_test_set,
+  describe,
+  test_batches,
+  train_batches,
+)
 from experiments.data.settings import DataSettings, fill_in
 
 __all__ = [
@@ -10,9 +18,13 @@ __all__ = [
   'Batches',
   'DataSettings',
   'DatasetInfo',
+  'Identity',
   'ImageLayout',
+  'check_test_set',
   'describe',
+  'differences',
   'fill_in',
+  'picture_names',
   'test_batches',
   'train_batches',
 ]

@@ -17,6 +17,7 @@ from absl import flags, logging
 
 from experiments.data import collate, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
+from experiments.data.identity import Identity, identify
 from experiments.data.settings import DataSettings
 from experiments.runtime.errors import DataError
 
@@ -30,6 +31,7 @@ class DatasetInfo(NamedTuple):
   num_test: int
   num_classes: int
   class_names: tuple[str, ...]
+  identity: Identity | None = None  # None: of data that nobody looked at, such as a plan's
 
 
 def describe(settings: DataSettings) -> DatasetInfo:
@@ -39,12 +41,41 @@ def describe(settings: DataSettings) -> DatasetInfo:
     settings: of the data.
 
   Raises:
-    DataError: what the source needs is missing, or fields do not go together.
+    DataError: what the source needs is missing, the test set is empty, or fields do not go
+      together.
   """
   train, test = sources.open_sources(settings)
+  if not len(test):
+    raise DataError(
+      f'there are no test pictures: data.test_split is {settings.test_split!r}; choose one that '
+      'has some'
+    )
   _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
   one_example.EvaluationExample.from_settings(test, settings)
-  return DatasetInfo(len(train), len(test), len(train.class_names), train.class_names)
+  return DatasetInfo(
+    len(train), len(test), len(train.class_names), train.class_names, identify(train, test)
+  )
+
+
+def check_test_set(settings: DataSettings) -> None:
+  """Looks for a test picture that can be read, before a run trains for nothing.
+
+  Raises:
+    DataError: there is none.
+  """
+  _, test = sources.open_sources(settings)
+  make_example = one_example.EvaluationExample.from_settings(test, settings)
+  out = np.empty((*[settings.eval_image_size] * 2, 3), np.float32)
+  made = None
+  for index in range(len(test)):
+    made = make_example(index, out)
+    if made.mask:
+      return
+  (name, reason), *_ = made.unreadable
+  raise DataError(
+    f'none of the {len(test)} test pictures can be read, the last being {name} ({reason}): mend '
+    'them, or choose another data.test_split'
+  )
 
 
 class Batches(Iterator[Batch]):

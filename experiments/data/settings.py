@@ -65,7 +65,13 @@ class DataSettings:
 
 
 def fill_in(
-  config: ConfigDict, *, train_size: int, test_size: int, magnitude: float, variant: str
+  config: ConfigDict,
+  *,
+  train_size: int,
+  test_size: int,
+  magnitude: float,
+  variant: str,
+  num_devices: int,
 ) -> None:
   """Fills in the fields of `config.data` (unlocked) that follow from others.
 
@@ -75,6 +81,7 @@ def fill_in(
     test_size: the same for tests.
     magnitude: of RandAugment, as published with the network; 0: there is none.
     variant: the network's name, for the message.
+    num_devices: that share a batch.
 
   Raises:
     ConfigError: RandAugment is asked for, and nothing says how strong.
@@ -82,7 +89,9 @@ def fill_in(
   data = config.data
   data.image_size = data.image_size or train_size
   data.eval_image_size = data.eval_image_size or test_size
-  data.eval_batch_size = data.eval_batch_size or config.global_batch_size
+  # What fits in training, slice by slice, fits here: float32, but nothing is kept for gradients.
+  per_device = config.global_batch_size // max(1, config.accumulation_steps * num_devices)
+  data.eval_batch_size = data.eval_batch_size or max(1, per_device) * num_devices
   if data.augment == 'randaugment' and data.randaugment_magnitude is None:
     if not magnitude > 0:
       raise ConfigError(

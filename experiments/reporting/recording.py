@@ -1,5 +1,6 @@
 """Where a run's numbers are kept: `metrics.csv` and TensorBoard events."""
 
+import itertools
 import os
 import socket
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
+from absl import logging
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import record_writer
 
@@ -39,11 +41,9 @@ class MetricWriter:
     Args:
       workdir: the run's folder.
       resume_step: step of the checkpoint that the run goes on from: what an interrupted run wrote
-        after it is dropped. None starts a new `metrics.csv`.
+        after it is dropped. None starts a new `metrics.csv`. One that is damaged is set aside as
+        `damaged_metrics-<n>.csv`, with a warning.
       active: False writes nothing at all (every host but the first).
-
-    Raises:
-      ValueError: if an existing `metrics.csv` is not one of ours.
     """
     self._files = None
     if not active:
@@ -51,8 +51,8 @@ class MetricWriter:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / CSV_NAME
-    kept = {} if resume_step is None or not path.exists() else _read_rows(path)
-    rows = [_row(step, name, value) for (step, name), value in kept.items() if step <= resume_step]
+    kept = {} if resume_step is None or not path.exists() else _rows_up_to(path, resume_step)
+    rows = [_row(step, name, value) for (step, name), value in kept.items()]
     text = '\n'.join([_HEADER, *rows, ''])
     atomic_files.replace(path, lambda p: p.write_text(text, encoding='utf-8'))
     csv = path.open('a', encoding='utf-8', newline='')
@@ -143,16 +143,42 @@ def _row(step: int, name: str, value: float) -> str:
   return f'{step},{name},{value:.9g}'
 
 
+def _rows_up_to(path: Path, last: int) -> dict[tuple[int, str], float]:
+  """The rows up to a step; of a file that a run up to there cannot have left, none: it is moved."""
+  try:
+    rows = {key: value for key, value in _read_rows(path).items() if key[0] <= last}
+    if not rows:
+      raise ValueError(f'{path} has lost its rows up to step {last}.')
+    half = path.read_bytes().rpartition(b'\n')[2].partition(b',')
+    if half[1] and half[0].isdigit() and int(half[0]) <= last:
+      raise ValueError(f'{path} was cut at step {int(half[0])}.')
+  except ValueError as error:
+    places = (path.with_name(f'damaged_metrics-{number}.csv') for number in itertools.count())
+    aside = next(place for place in places if not place.exists())
+    path.rename(aside)
+    logging.warning(
+      '%s It is set aside as %s. The run goes on, its curves start at step %d.', error, aside, last
+    )
+    return {}
+  return rows
+
+
 def _read_rows(path: Path) -> dict[tuple[int, str], float]:
   """(step, name) -> value of all complete lines, in the order of the file."""
-  text = path.read_text(encoding='utf-8', errors='replace')
-  lines = text.split('\n')[:-1]  # what follows the last line break is half a line, or empty
-  if lines and lines[0] != _HEADER:
+  try:
+    # What follows the last line break is half a line, or empty.
+    lines = path.read_bytes().rpartition(b'\n')[0].decode().split('\n')
+  except UnicodeDecodeError:
+    raise ValueError(f'{path} is not UTF-8, so it is not a file of metrics.') from None
+  if lines == ['']:
+    return {}
+  if lines[0] != _HEADER:
     raise ValueError(f'{path} does not start with {_HEADER!r}, so it is not a file of metrics.')
   rows = {}
   for number, line in enumerate(lines[1:], start=2):
     try:
       step, name, value = line.split(',')
+      _row(int(step), name, float(value))  # raises for a name that cannot stand there
       rows[int(step), name] = float(value)
     except ValueError:
       raise ValueError(

@@ -64,7 +64,9 @@ class Checkpointer:
       ),
       **writes,
     )
-    self._manager = ocp.CheckpointManager(self._directory, options=options)
+    # Named, so that what a state holds can be asked before it is read.
+    handlers = {'state': ocp.StandardCheckpointHandler(), 'checksums': ocp.JsonCheckpointHandler()}
+    self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
     self._pending: int | None = None
 
   def __enter__(self) -> Self:
@@ -151,7 +153,8 @@ class Checkpointer:
       like: a state of the same structure, shapes and dtypes.
 
     Raises:
-      CheckpointError: there are checkpoints, and none can be read.
+      CheckpointError: there are checkpoints, and none can be read, or the newest is of another
+        network.
     """
     state: TrainState | None = None
 
@@ -178,7 +181,10 @@ class Checkpointer:
     for step in steps:
       try:
         with _quiet_standard_error():
+          self._check_shapes(step, like)
           state = self._restore_step(step, like)
+      except CheckpointError:  # all others are of that network, too
+        raise
       except Exception as error:  # Orbax raises many kinds for damaged files
         failures.append((step, _reason(error)))
         logging.warning('Checkpoint %s/%d is damaged: %s', self._directory, *failures[-1])
@@ -191,6 +197,29 @@ class Checkpointer:
         f'{failures[0][1]}): use another --workdir, or delete this one to start again.'
       )
     return None
+
+  def _check_shapes(self, step: int, like: TrainState) -> None:
+    """Compares a state's arrays with those of the run, before Orbax does in its own words.
+
+    Raises:
+      CheckpointError: it is of another network or optimiser.
+    """
+    saved = self._manager.item_metadata(step)['state']
+    if saved is None:  # damaged: reading it says how
+      return
+    old, new = (
+      {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape) for path, x in leaves}
+      for leaves in map(
+        jax.tree_util.tree_leaves_with_path, (getattr(saved, 'tree', saved), like._asdict())
+      )
+    )
+    for path in sorted({*old, *new}):
+      if old.get(path) != new.get(path):
+        raise CheckpointError(
+          f'The checkpoint {self._directory}/{step} is of another network: {path} has the shape '
+          f'{old.get(path, "(none)")} there and {new.get(path, "(none)")} in this run. Use another '
+          '--workdir, or the config, the data and the version of this program that it began with.'
+        )
 
   def _restore_step(self, step: int, like: TrainState) -> TrainState:
     # Numpy arrays stand for the state: how many devices and hosts it came from does not matter.
@@ -206,6 +235,9 @@ class Checkpointer:
     ]
     if damaged:
       raise ValueError(f'the contents of {damaged[0]} differ from what was saved')
+    inside = int(restored['state']['step'])
+    if inside != step:
+      raise ValueError(f'it holds the state of step {inside}')
     return TrainState(**restored['state'])
 
   def _set_aside(self, failures: list[tuple[int, str]]) -> None:

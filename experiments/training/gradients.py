@@ -7,6 +7,7 @@ from typing import Any
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -69,11 +70,12 @@ def in_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   """1.0 where the label's logit [B, K] is among the k largest, by rank: no sort is needed."""
   label_logits = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   # A class of an equal logit counts before the label only with a smaller index, as in a sort. A
-  # logit that is not a number is never right.
+  # label beside a logit that is not a number is never right.
   earlier = jnp.arange(logits.shape[-1])[None] < labels[:, None]
   ahead = (logits > label_logits) | ((logits == label_logits) & earlier)
   rank = jnp.sum(ahead, axis=-1)
-  return ((rank < k) & jnp.isfinite(label_logits[:, 0])).astype(jnp.float32)
+  numbers = jnp.isfinite(label_logits[:, 0]) & ~jnp.any(jnp.isnan(logits), axis=-1)
+  return ((rank < k) & numbers).astype(jnp.float32)
 
 
 def make_gradient(network: hk.TransformedWithState, settings: StepSettings) -> Gradient:
@@ -120,16 +122,20 @@ def make_ascent(
 def spread_share(batch: Batch, share: float, num_slices: int = 1) -> Batch:
   """Takes a share of a device's examples [B, ...], evenly spread over the batch.
 
-  Spread, because the halves of a batch may be mixed in different ways. At least one example of
-  each of `num_slices` equal slices is taken.
+  Of even and of odd places equally many are taken, or one more of even ones, because these may be
+  mixed in different ways (`mixing.kind_of`). At least one example of each of `num_slices` equal
+  slices is taken.
   """
   size = len(batch.labels)
   per_slice = max(1, round(share * size / num_slices))
   count = per_slice * num_slices
   if count >= size:
     return batch
-  chosen = [i * size // count for i in range(count)]
-  return jax.tree.map(lambda x: x[jnp.array(chosen)], batch)
+  # Of the pair of places (2n, 2n + 1) that each falls into, by turns the even and the odd one. The
+  # last is below size - 1, so its pair is whole; no place is taken twice, because two turns on are
+  # at least two places on.
+  chosen = np.array([i * size // count // 2 * 2 + i % 2 for i in range(count)])
+  return jax.tree.map(lambda x: x[chosen], batch)
 
 
 def cast(tree: Any, dtype: jnp.dtype) -> Any:

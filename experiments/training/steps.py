@@ -163,7 +163,9 @@ def make_eval_step(
       'top1': in_top(logits, batch.labels, 1),
       'top5': in_top(logits, batch.labels, 5),
     }
-    sums = {name: jnp.sum(batch.mask * value) for name, value in per_example.items()}
+    # Selected, not multiplied: 0 * NaN is NaN.
+    real = batch.mask > 0
+    sums = {name: jnp.sum(jnp.where(real, value, 0)) for name, value in per_example.items()}
     return lax.psum(sums, AXIS)
 
   return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None)

@@ -1,5 +1,6 @@
 """A trained network as an ONNX file, written straight from its folded description."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -55,10 +56,8 @@ def export_onnx(
     ImportError: the package onnx is not installed.
     ValueError: an unknown choice, or the parameters are not those of the spec.
   """
-  try:
-    import onnx
-  except ImportError as error:
-    raise ImportError("ONNX files need the package onnx: pip install 'nfnets[onnx]'.") from error
+  if importlib.util.find_spec('onnx') is None:
+    raise ImportError("ONNX files need the package onnx: pip install 'nfnets[onnx]'.")
   for what, value, choices in (
     ('layout', layout, LAYOUTS),
     ('weights_dtype', weights_dtype, DTYPES),

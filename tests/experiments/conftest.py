@@ -1,4 +1,4 @@
-"""Runs of the training program in processes of their own."""
+"""Runs of the training program in processes of their own; what fine-tuning begins with."""
 
 import os
 import pathlib
@@ -8,6 +8,9 @@ import sys
 import time
 
 import pytest
+from small_finetuning import folder, make_config, trunk
+
+__all__ = ['folder', 'make_config', 'trunk']
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = pathlib.Path(__file__).parent / 'tiny_config.py'

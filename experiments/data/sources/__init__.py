@@ -4,14 +4,10 @@ Every source is a sequence with random access, so that a batch is a function of 
 can be pickled for the worker processes.
 """
 
-import os
-import pathlib
-
 from experiments.data.settings import DataSettings
 from experiments.data.sources import folder, in_memory, packed_folder, tfds
 from experiments.data.sources.source import Example, ReadError, Source
 from experiments.runtime import local_paths
-from experiments.runtime.errors import DataError
 
 __all__ = ['Example', 'ReadError', 'Source', 'file_stats', 'open_sources']
 
@@ -41,14 +37,7 @@ OPENERS = {
 
 
 def file_stats(settings: DataSettings) -> list[tuple[str, int, int]]:
-  """Name, size and time of what the pictures are read from, where that is files of the user's."""
-  paths = [pathlib.Path(os.path.expanduser(settings.dir))] if settings.dir else []
-  if paths and paths[0].is_dir():
-    paths += [
-      source.root / name
-      for source in open_sources(settings)
-      if isinstance(source, folder.FolderSource)
-      for name in source.files.names
-    ]
-  stats = [(path, path.stat()) for path in paths if path.is_file()]
+  """Name, size in bytes and time in ns of the files that the pictures are read from."""
+  paths = sorted({path for source in open_sources(settings) for path in source.paths()})
+  stats = [(path, path.stat()) for path in paths]
   return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]

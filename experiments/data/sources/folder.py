@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from experiments.data.settings import DataSettings
@@ -28,6 +28,13 @@ class FolderSource:
   root: pathlib.Path
   files: Files
   class_names: tuple[str, ...]
+  origin: str = 'folder'
+
+  def labelled_names(self) -> Iterable[tuple[str, int]]:
+    return zip(*self.files, strict=True)
+
+  def paths(self) -> list[pathlib.Path]:
+    return [self.root / name for name in self.files.names]
 
   def __len__(self) -> int:
     return len(self.files.names)

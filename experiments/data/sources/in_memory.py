@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,6 +20,13 @@ class ArraySource:
   labels: np.ndarray  # [N]
   names: Sequence[str]
   class_names: tuple[str, ...]
+  origin: str = 'digits'
+
+  def labelled_names(self) -> Iterable[tuple[str, int]]:
+    return zip(self.names, map(int, self.labels), strict=True)
+
+  def paths(self) -> list[pathlib.Path]:
+    return []
 
   def __len__(self) -> int:
     return len(self.images)
@@ -57,6 +65,13 @@ class SyntheticSource:
   size: int  # pictures
   image_size: int  # pixels
   num_classes: int
+  origin: str = 'synthetic'
+
+  def labelled_names(self) -> Iterable[tuple[str, int]]:
+    return ()
+
+  def paths(self) -> list[pathlib.Path]:
+    return []
 
   def __len__(self) -> int:
     return self.size

@@ -82,6 +82,10 @@ class Records:
         f'{self._path} is missing or cut off; pack the folder again with scripts/pack_folder.py'
       ) from None
 
+  def paths(self) -> list[pathlib.Path]:
+    """Returns the two files of the packed folder."""
+    return [self._path, self._path.with_name(INDEX_NAME)]
+
   def __len__(self) -> int:
     return len(self._source)
 
@@ -101,6 +105,13 @@ class PackedSource:
   places: list[int]  # of each picture among the records
   files: folder.Files
   class_names: tuple[str, ...]
+  origin: str = 'folder'  # the pictures are the same
+
+  def labelled_names(self) -> Iterable[tuple[str, int]]:
+    return zip(*self.files, strict=True)
+
+  def paths(self) -> list[pathlib.Path]:
+    return self.records.paths()
 
   def __len__(self) -> int:
     return len(self.files.names)

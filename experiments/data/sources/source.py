@@ -1,5 +1,7 @@
 """What every source of pictures is: a sequence of labelled pictures with random access."""
 
+import pathlib
+from collections.abc import Iterable
 from typing import Protocol, TypedDict
 
 import numpy as np
@@ -26,6 +28,13 @@ class Source(Protocol):
   """A sequence of labelled pictures."""
 
   class_names: tuple[str, ...]
+  origin: str  # what a run may be resumed on: the kind, or a data set's full name and the split
+
+  def labelled_names(self) -> Iterable[tuple[str, int]]:
+    """Returns the name and label of every picture; none if `origin` and their number say all."""
+
+  def paths(self) -> list[pathlib.Path]:
+    """Returns the files that the pictures are read from."""
 
   def __len__(self) -> int:
     """Returns the number of pictures."""

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterable, Sequence
 
 from experiments.data.settings import DataSettings
 from experiments.data.sources.source import Example, ReadError
@@ -16,6 +17,14 @@ class TfdsSource:
   records: Sequence[dict]
   split: str
   class_names: tuple[str, ...]
+  origin: str
+  folder: str  # of the files
+
+  def labelled_names(self) -> Iterable[tuple[str, int]]:
+    return ()
+
+  def paths(self) -> list[pathlib.Path]:
+    return sorted(pathlib.Path(self.folder).iterdir())
 
   def __len__(self) -> int:
     return len(self.records)
@@ -88,4 +97,10 @@ def _split(builder, split: str) -> TfdsSource:
       '--config.data.test_split '
       f'from {sorted(builder.info.splits)}'
     ) from None
-  return TfdsSource(records, split, tuple(builder.info.features['label'].names))
+  return TfdsSource(
+    records,
+    split,
+    tuple(builder.info.features['label'].names),
+    origin=f'{builder.info.full_name} {split}',
+    folder=os.fspath(builder.data_path),
+  )

@@ -43,6 +43,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
       test_size=spec.test_size,
       magnitude=spec.augment_magnitude,
       variant=config.model.variant,
+      num_devices=jax.device_count(),
     )
   _check_sharing(config)
   _check_stages(config.model, spec)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -136,24 +136,33 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
   )
 
 
-def read_evaluation(config: ConfigDict, path: str) -> tuple[DataSettings, hk.TransformedWithState]:
+class Evaluation(NamedTuple):
+  """What it takes to evaluate the weights of a file."""
+
+  data: DataSettings
+  info: DatasetInfo
+  spec: zoo.AnySpec
+  num_classes: int | None  # of the config; None: as many as the weights have
+
+  def network(self, num_classes: int) -> hk.TransformedWithState:
+    """Its pure functions."""
+    return _make_network(self.spec, num_classes)
+
+
+def read_evaluation(config: ConfigDict, path: str) -> Evaluation:
   """Reads what it takes to evaluate the weights of a file.
 
   Args:
     config: its model is used only if the file does not describe its own.
     path: the file.
 
-  Returns:
-    What decides the batches, and the network's pure functions.
-
   Raises:
     ValueError: as `read`, or the file cannot be read.
   """
   config = fields.resolve(fields.of_weights(config, path))
   settings = DataSettings.from_config(config)
-  in_data = data.describe(settings).num_classes
-  num_classes = _num_classes(config.model.num_classes, in_data)
-  return settings, _make_network(fields.model_spec(config.model), num_classes)
+  spec = fields.model_spec(config.model)
+  return Evaluation(settings, data.describe(settings), spec, config.model.num_classes)
 
 
 def _num_classes(chosen: int | None, in_data: int) -> int:

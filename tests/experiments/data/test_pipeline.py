@@ -260,7 +260,10 @@ def test_test_set_comes_once_and_in_order(hosts):
 
 def test_describe():
   settings = make_settings(source='digits')
-  assert data.describe(settings) == (1437, 360, 10, tuple('0123456789'))
+  *figures, identity = data.describe(settings)
+  assert figures == [1437, 360, 10, tuple('0123456789')]
+  assert (identity.train.count, identity.test.count) == (1437, 360)
+  assert identity.train.digest != identity.test.digest
   assert data.describe(make_settings()).num_test == 2
 
 

@@ -80,6 +80,25 @@ def test_unreadable_test_pictures_are_masked(pictures):
     list(data.test_batches(_folder_settings(pictures, max_corrupt_fraction=0.1), 1))
 
 
+def test_a_test_set_without_a_readable_picture_is_found_before_a_run(pictures):
+  settings = _folder_settings(pictures, max_corrupt_fraction=1.0)
+  for label in range(3):
+    (pictures / f'test/class{label}/0.png').write_bytes(b'')
+  data.check_test_set(settings)  # one is left
+  (pictures / 'test/class3/0.png').write_bytes(b'rubbish')
+  with pytest.raises(DataError, match=r'none of the 4 test pictures can be read, .*class3/0.png'):
+    data.check_test_set(settings)
+
+
+def test_an_empty_test_set_is_found_when_the_data_are_described(monkeypatch):
+  pixels, labels = np.zeros((2, 9, 9, 3), np.uint8), np.array([0, 1])
+  train = in_memory.ArraySource(pixels, labels, ['a', 'b'], ('a', 'b'))
+  empty = in_memory.ArraySource(pixels[:0], labels[:0], [], ('a', 'b'))
+  monkeypatch.setattr(sources, 'open_sources', lambda _: (train, empty))
+  with pytest.raises(DataError, match=r"no test pictures.*data\.test_split is 'test'"):
+    data.describe(make_settings())
+
+
 def test_labels_out_of_range_are_named(monkeypatch):
   pixels = np.zeros((6, 9, 9, 3), np.uint8)
   names = [f'picture {i}' for i in range(6)]

@@ -142,9 +142,42 @@ def test_foreign_files_are_refused(tmp_path, text, message):
   (tmp_path / 'metrics.csv').write_text(text)
   with pytest.raises(ValueError, match=message):
     read_csv(tmp_path)
-  with pytest.raises(ValueError, match=message):
-    MetricWriter(tmp_path, resume_step=1)
   assert (tmp_path / 'metrics.csv').read_text() == text
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'',
+    b'step,name,value\n',  # all rows of the 5 steps are gone
+    b'step,name,value\n1,loss,1\n4,lo',  # cut before the checkpoint's step
+    b'a,b\n1,2\n',
+    b'step,name,value\n1,loss\n',
+    b'step,name,value\n1,,1\n',
+    b'step,name,value\n1,loss,1\n2,loss,one\n3,loss,1\n',
+    b'step,name,value\n1,lo\xffss,1\n',
+    b'\0' * 40 + b'\n',
+    '\ufeffstep,name,value\n1,loss,1\n'.encode('utf-16'),
+  ],
+)
+def test_a_run_goes_on_without_the_metrics_that_cannot_be_read(tmp_path, content, caplog):
+  (tmp_path / 'metrics.csv').write_bytes(content)
+  for again in range(2):
+    with MetricWriter(tmp_path, resume_step=5) as writer:
+      writer.write(6, {'loss': 0.5})
+    assert _as_lists(tmp_path) == {'loss': ([6], [0.5])}
+    assert [p.read_bytes() for p in tmp_path.glob('damaged_metrics*')] == [content] * (again + 1)
+    (tmp_path / 'metrics.csv').write_bytes(content)
+  assert caplog.text.count('The run goes on') == 2
+  assert 'damaged_metrics-1.csv' in caplog.text
+
+
+@pytest.mark.parametrize('half', [b'', b'6,lo', b'1', b'6,loss,0.', b'6,lo\xff'])
+def test_half_a_row_of_after_the_checkpoint_is_dropped_in_silence(tmp_path, half, caplog):
+  (tmp_path / 'metrics.csv').write_bytes(b'step,name,value\n4,loss,1\n' + half)
+  MetricWriter(tmp_path, resume_step=5).close()
+  assert (tmp_path / 'metrics.csv').read_text() == 'step,name,value\n4,loss,1\n'
+  assert not caplog.text
 
 
 def test_half_a_header_is_an_empty_file(tmp_path):

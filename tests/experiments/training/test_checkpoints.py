@@ -65,3 +65,34 @@ def test_a_flipped_byte_is_found(tmp_path, state_on_device):
     checksums.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match='differ from what was saved'):
       checkpointer.restore(state_on_device)
+
+
+def test_a_stray_copy_under_a_higher_number_is_set_aside(tmp_path, state_on_device, caplog):
+  with checkpoints.Checkpointer(tmp_path, keep=2) as checkpointer:
+    checkpointer.save(state_on_device)
+  shutil.copytree(tmp_path / 'checkpoints/5', tmp_path / 'checkpoints/90')
+  with checkpoints.Checkpointer(tmp_path, keep=2) as checkpointer:
+    assert checkpointer.restore(state_on_device).step == 5
+    checkpointer.save(state_on_device._replace(step=jax.numpy.int32(6)))
+  assert 'it holds the state of step 5' in caplog.text
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['5', '6']
+  assert [p.name for p in (tmp_path / 'damaged_checkpoints').iterdir()] == ['90-0']
+
+
+@pytest.mark.parametrize(
+  ('parts', 'sentence'),
+  [
+    ({'params': {'m': {'w': np.zeros(9)}}}, r'params/m/w has the shape \(8,\) there and \(9,\) in'),
+    ({'params': {'n': {'w': np.zeros(8)}}}, r'params/m/w has the shape \(8,\) there and \(none\)'),
+    ({'opt_state': (np.int32(5), {})}, r'opt_state/1/m/w has the shape \(8,\) there and \(none\)'),
+  ],
+)
+def test_a_state_of_another_network_is_one_sentence_and_stays(
+  tmp_path, state_on_device, parts, sentence
+):
+  with checkpoints.Checkpointer(tmp_path, keep=2) as checkpointer:
+    checkpointer.save(state_on_device)
+  with checkpoints.Checkpointer(tmp_path, keep=2) as checkpointer:
+    with pytest.raises(CheckpointError, match=f'checkpoints/5 is of another network: {sentence}'):
+      checkpointer.restore(state_on_device._replace(**parts))
+    assert checkpointer.restore(state_on_device).step == 5

@@ -8,6 +8,7 @@ import pytest
 
 import nfnets
 from experiments.data import Batch, ImageLayout
+from experiments.data.augment import mixing
 from experiments.training import gradients
 from nfnets import execution, optim
 
@@ -88,12 +89,37 @@ def test_the_share_is_spread_over_the_batch_and_has_an_example_of_every_slice(pr
   for share, slices, want in (
     (0.2, 1, [0, 5]),
     (0.01, 1, [0]),
-    (0.01, 5, [0, 2, 4, 6, 8]),
+    (0.01, 5, [0, 3, 4, 7, 8]),  # of even and odd places, which are mixed differently
     (1.0, 2, list(range(10))),
   ):
     got = gradients.spread_share(batch, share, slices)
     assert got.labels.tolist() == want
     assert len(got.images) == len(want)
+
+
+@pytest.mark.parametrize('share', [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 8, 0.3, 0.7])
+@pytest.mark.parametrize(
+  ('size', 'num_slices'), [(16, 1), (16, 2), (16, 8), (24, 1), (24, 4), (64, 1), (64, 8)]
+)
+def test_the_share_has_as_many_mixed_up_examples_as_cut_ones(size, num_slices, share):
+  kinds = np.array([mixing.kind_of('mixup_cutmix', place) == 'cutmix' for place in range(size)])
+  places = np.arange(size)
+  batch = Batch(places, places, places, places, places)
+  chosen = np.asarray(gradients.spread_share(batch, share, num_slices).labels)
+  assert len(set(chosen.tolist())) == len(chosen)
+  assert abs(len(chosen) - max(share * size, num_slices)) <= num_slices / 2
+  cut = int(kinds[chosen].sum())
+  assert abs(2 * cut - len(chosen)) <= len(chosen) % 2
+  # Spread: no part of the batch is left out.
+  assert max(np.diff(np.sort(chosen)), default=0) <= -(-size // len(chosen)) + 2
+
+
+def test_a_label_is_not_right_beside_a_logit_that_is_not_a_number():
+  nan, inf = np.nan, np.inf
+  logits = jnp.array([[1, 2, nan], [1, 2, -inf], [1, 2, inf], [nan, nan, nan], [0, 2, 1]])
+  labels = jnp.array([1, 1, 1, 0, 1])
+  assert gradients.in_top(logits, labels, 1).tolist() == [0, 1, 0, 0, 1]
+  assert gradients.in_top(logits, labels, 5).tolist() == [0, 1, 1, 0, 1]
 
 
 def test_frozen_parameters_have_no_gradient_and_sam_leaves_them_where_they_are(problem):

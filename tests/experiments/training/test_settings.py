@@ -1,5 +1,6 @@
 """From a config to the values of a run: what follows from other fields, and what is refused."""
 
+import jax
 import pytest
 
 from configs import digits, nfnet_imagenet
@@ -76,3 +77,29 @@ def test_an_unknown_way_to_hand_images_over_is_refused():
   config.data.space_to_depth = 'yes'
   with pytest.raises(ConfigError, match="data.space_to_depth must be one of .*, got 'yes'"):
     settings.resolve(config)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'size'),
+  [
+    ({}, 64),
+    ({'accumulation_steps': 4}, 16),
+    ({'accumulation_steps': 64}, 1),
+    ({'accumulation_steps': 4, 'data.eval_batch_size': 48}, 48),
+  ],
+)
+def test_evaluation_takes_as_many_pictures_at_once_as_a_slice_of_training(fields, size):
+  config = nfnet_imagenet.get_config()
+  config.global_batch_size = 64
+  config.update_from_flattened_dict(fields)
+  assert settings.resolve(config).data.eval_batch_size == size
+
+
+def test_the_batch_of_evaluation_is_never_to_blame_for_accumulation(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 4)
+  config = nfnet_imagenet.get_config()
+  config.global_batch_size, config.accumulation_steps = 32, 3
+  with pytest.raises(ConfigError, match='accumulation_steps is 3, which does not divide'):
+    settings.resolve(config)
+  config.accumulation_steps = 8
+  assert settings.resolve(config).data.eval_batch_size == 4

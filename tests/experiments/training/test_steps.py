@@ -219,3 +219,17 @@ def test_results_in_flight_are_collected_in_order_and_none_is_left(monkeypatch):
     assert len(collected) == step  # one may still be computed
   in_flight.drain()
   assert collected == [(0, 0.0), (1, 0.5), (2, 1.0)]
+
+
+def test_what_stands_in_padding_does_not_reach_the_sums():
+  network = hk.transform_with_state(
+    lambda images, is_training: {'logits': images.reshape(len(images), -1)[:, :3]}
+  )
+  images = np.zeros((1, 4, 1, 1, 3), np.float32)
+  images[0, :, 0, 0] = [[0, 9, 0], [9, 0, 0], [np.nan] * 3, [np.inf, 0, 0]]
+  labels = np.array([[1, 1, 0, 0]], np.int32)
+  mask = np.array([[1, 1, 0, 0]], np.float32)
+  batch = Batch(images, labels, labels, np.ones_like(mask), mask)
+  sums = jax.device_get(steps.make_eval_step(network)({}, {}, batch))
+  assert (sums['count'], sums['top1'], sums['top5']) == (2, 1, 2)
+  np.testing.assert_allclose(sums['loss'], 9 + 2 * np.log1p(2 * np.exp(-9.0)), rtol=1e-6)

@@ -1,7 +1,9 @@
 """TFDS data sets in array_record files."""
 
+import dataclasses
 import io
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from experiments import data
 from experiments.data import DataSettings, sources
 from experiments.runtime.errors import DataError
 
@@ -74,6 +77,20 @@ def test_tfds_is_read_without_tensorflow(tfds_dir):
   pixels = cv2.imdecode(np.frombuffer(example['image'], np.uint8), cv2.IMREAD_COLOR)
   np.testing.assert_array_equal(pixels, np.full((4, 5, 3), 4, np.uint8))
   assert 'tensorflow' not in sys.modules
+
+
+def test_a_run_on_tfds_is_known_by_name_version_and_split(tfds_dir, tmp_path):
+  settings = _tfds_settings(tfds_dir, train_split='train[2:]', image_size=8, eval_image_size=8)
+  parts = data.describe(settings).identity
+  assert (parts.train.origin, parts.train.count) == ('tiny/1.0.0 train[2:]', 4)
+  assert (parts.test.origin, parts.test.count) == ('tiny/1.0.0 test', 3)
+  moved = shutil.copytree(tfds_dir, tmp_path / 'moved')
+  there = dataclasses.replace(settings, dir=str(moved))
+  assert data.describe(there).identity == parts
+  file = next((moved / 'tiny/1.0.0').glob('*train*'))
+  before = sources.file_stats(there)
+  os.utime(file, ns=(0, 0))  # prepared again
+  assert sources.file_stats(there) != before
 
 
 def test_tfds_takes_split_expressions(tfds_dir):
