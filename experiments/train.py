@@ -1,6 +1,10 @@
 """Trains a network: python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
 The same command again resumes exactly where the last checkpoint was written.
+
+SIGTERM, SIGHUP and Ctrl-C let the run finish its step and save; then it ends with exit code 75 (or
+what --exit_code_when_stopped says): give the same command again. A second signal ends it at once,
+with 128 + its number. Other exit codes: 0 the run is finished, 1 it cannot go on, 2 wrong flags.
 """
 
 import pathlib
@@ -14,7 +18,14 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import data, linear_probe
 from experiments.reporting import progress, recording, results
-from experiments.runtime import command_line, compilation_cache, preemption, processes, profiling
+from experiments.runtime import (
+  command_line,
+  compilation_cache,
+  interruption,
+  preemption,
+  processes,
+  profiling,
+)
 from experiments.training import (
   checkpoints,
   evaluation,
@@ -50,8 +61,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   work_directory.claim(workdir, run.config)
   with (
     checkpoints.Checkpointer(workdir, run.keep_checkpoints, run.on_save_failure) as checkpointer,
-    preemption.Preemption() as asked,
+    preemption.Preemption(after_a_step=True) as asked,
   ):
+    interruption.explain(checkpointer.whence)
     state = _first_state(run, checkpointer)
     start = int(state.step)
     num_params = sum(np.size(x) for x in jax.tree.leaves(state.params))
@@ -109,7 +121,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
     if stopped:
       checkpointer.wait()
-      processes.say(f'Asked to stop: saved step {step}. The same command goes on from there.')
+      processes.say(f'Asked to stop after step {step}. {checkpointer.whence()}')
       return {}
 
   # -------------------------------------------------------------------- report
@@ -168,15 +180,18 @@ def _sam_seconds(run: settings.Run, state: steps.TrainState, batch: data.Batch) 
   return {'sam_seconds_per_step': seconds}
 
 
-def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
-  """Trains what the flags say."""
+def main(
+  config: flags.FlagHolder, workdir: flags.FlagHolder, code_when_stopped: flags.FlagHolder
+) -> int:
+  """Trains what the flags say; returns the exit code."""
   if config.value.keep_freed_memory and not host_memory.accelerator_is_installed():
     host_memory.keep_freed_memory()
   processes.initialize()
   compilation_cache.enable(config.value.compilation_cache)
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
   try:
-    train(config.value, pathlib.Path(workdir.value or f'runs/{name}'))
+    figures = train(config.value, pathlib.Path(workdir.value or f'runs/{name}'))
+    return 0 if figures else code_when_stopped.value
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     if not processes.means_lost_process(error):
       raise
@@ -186,4 +201,12 @@ def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
 if __name__ == '__main__':
   _CONFIG = config_flags.DEFINE_config_file('config', 'configs/digits.py', 'What to train.')
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go. Default: runs/<config name>.')
-  command_line.run(lambda: main(_CONFIG, _WORKDIR))
+  _CODE = flags.DEFINE_integer(
+    'exit_code_when_stopped',
+    75,
+    'Of a run that SIGTERM, SIGHUP or Ctrl-C made save its state and end: 75 tells a scheduler to '
+    'try again (EX_TEMPFAIL); 0 that all is well.',
+    lower_bound=0,
+    upper_bound=255,
+  )
+  command_line.run(lambda: main(_CONFIG, _WORKDIR, _CODE))

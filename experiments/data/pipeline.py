@@ -18,6 +18,7 @@ from absl import flags, logging
 from experiments.data import collate, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.settings import DataSettings
+from experiments.runtime import interruption
 from experiments.runtime.errors import DataError
 
 _BATCHES_AHEAD = 2  # made while the device works, in each process
@@ -59,7 +60,9 @@ class Batches(Iterator[Batch]):
     self.corrupt: dict[str, str] = {}
     self._num_examples = num_examples
     self._allowed = max_corrupt_fraction * num_examples
-    self._elements = iter(elements)
+    with interruption.kept_from_children():
+      self._elements = iter(elements)
+    self._started = False
 
   def __next__(self) -> Batch:
     """Returns the next batch.
@@ -67,7 +70,7 @@ class Batches(Iterator[Batch]):
     Raises:
       DataError: more pictures are unreadable than `data.max_corrupt_fraction` allows.
     """
-    batch, unreadable = next(self._elements)
+    batch, unreadable = self._next_element()
     for name, reason in unreadable:
       if name not in self.corrupt:
         self.corrupt[name] = reason
@@ -79,6 +82,14 @@ class Batches(Iterator[Batch]):
         f'{list(self.corrupt)[-1]}; mend or remove them, or raise data.max_corrupt_fraction'
       )
     return batch
+
+  def _next_element(self) -> tuple[Batch, tuple[one_example.Unreadable, ...]]:
+    if self._started:
+      return next(self._elements)
+    with interruption.kept_from_children():  # the first one starts the processes
+      element = next(self._elements)
+    self._started = True
+    return element
 
   def close(self) -> None:
     """Ends the worker processes and threads; the iterator gives no more batches."""

@@ -17,7 +17,7 @@ def start_training(tmp_path_factory):
   # The processes share their compiled programs: most of a short run is compilation.
   cache = tmp_path_factory.mktemp('compilation_cache')
 
-  def start(workdir, *arguments, devices=1, config=CONFIG):
+  def start(workdir, *arguments, devices=1, config=CONFIG, start_new_session=False):
     environment = {
       **os.environ,
       'JAX_COMPILATION_CACHE_DIR': str(cache),
@@ -32,6 +32,7 @@ def start_training(tmp_path_factory):
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
+      start_new_session=start_new_session,
     )
 
   return start
