@@ -143,9 +143,10 @@ def kept_from_children() -> Iterator[None]:
   A terminal sends Ctrl-C to all of them, and so do schedulers with SIGTERM. They inherit the mask of
   the thread that starts them; another thread of this process still hears the signals.
   """
-  resource_tracker.ensure_running()  # to start it unmasks signals
   earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
   try:
+    resource_tracker.ensure_running()  # it outlives us to clean up; to start it unmasks signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     yield
   finally:
     signal.pthread_sigmask(signal.SIG_SETMASK, earlier)

@@ -34,8 +34,14 @@ def logged(workdir, step):
   return path.exists() and re.search(rf'^{step},', path.read_text(), re.MULTILINE)
 
 
-def shared_memory():
-  return {path.name for path in pathlib.Path('/dev/shm').glob('psm_*')}
+def shared_memory(pids):
+  """The names of what these processes share at this moment."""
+  maps = ''.join(pathlib.Path(f'/proc/{pid}/maps').read_text() for pid in pids)
+  return set(re.findall(r'/dev/shm/(\S+)', maps))
+
+
+def is_left(names):
+  return [name for name in names if pathlib.Path('/dev/shm', name).exists()]
 
 
 def descendants(process):
@@ -68,7 +74,6 @@ def test_ctrl_c_while_starting_is_one_line(start_training, tmp_path, seconds):
 def test_ctrl_c_in_the_terminal_saves_and_the_second_ends_at_once(
   start_training, train, tmp_path
 ):
-  before = shared_memory()
   flags = ['--config.num_epochs=50', '--config.checkpoint_every_steps=100000']
   flags += ['--config.data.num_workers=2']
   process = start_training(tmp_path, *flags, start_new_session=True)
@@ -87,6 +92,8 @@ def test_ctrl_c_in_the_terminal_saves_and_the_second_ends_at_once(
   process = start_training(tmp_path, *flags, start_new_session=True)
   wait_for(lambda: logged(tmp_path, step + 8 - step % 4), process)
   children += descendants(process)
+  shared = shared_memory([process.pid, *descendants(process)])
+  assert shared
   os.killpg(process.pid, signal.SIGHUP)
   os.killpg(process.pid, signal.SIGINT)
   output, _ = process.communicate(timeout=60)
@@ -96,8 +103,8 @@ def test_ctrl_c_in_the_terminal_saves_and_the_second_ends_at_once(
   assert int(re.search(r'step (\d+)', last)[1]) >= step
   assert 'Traceback' not in output
   deadline = time.monotonic() + 20
-  while not all(map(is_gone, children)) or shared_memory() - before:
-    assert time.monotonic() < deadline, (children, shared_memory() - before)
+  while not all(map(is_gone, children)) or is_left(shared):
+    assert time.monotonic() < deadline, (children, is_left(shared))
     time.sleep(0.05)
 
 
