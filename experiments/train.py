@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     stopped = False
     with (
       recording.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
-      data.train_batches(run.data, start, **processes.share(), layout=run.layout) as batches,
+      _train_batches(run, start, workdir) as batches,
       profiling.Profile(workdir, run.profile if is_main else '') as profile,
     ):
       log = progress.StepLog(
@@ -127,7 +127,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   # -------------------------------------------------------------------- report
   figures = {
     **(tested or _evaluate(run, eval_step, state)),
-    'corrupt_training_pictures': len(batches.corrupt),
+    'corrupt_training_pictures': batches.unreadable.count(),
     'parameters': num_params,
   }
   return results.write(run, workdir, state.ema_params, state.ema_network_state, figures)
@@ -149,6 +149,11 @@ def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> s
     state = steps.replicate(steps.with_weights(state, *loaded))
     processes.say(f'Starting from the weights of {run.pretrained}.')
   return state
+
+
+def _train_batches(run: settings.Run, start: int, workdir: pathlib.Path) -> data.Batches:
+  share = processes.share()
+  return data.train_batches(run.data, start, **share, layout=run.layout, workdir=workdir)
 
 
 def _introduction(run: settings.Run, num_params: int, workdir: pathlib.Path) -> str:

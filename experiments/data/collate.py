@@ -20,8 +20,8 @@ from experiments.data.one_example import (
   EvaluationExample,
   Made,
   TrainExample,
-  Unreadable,
 )
+from experiments.data.unreadable import Unreadable
 from experiments.runtime.errors import DataError
 
 PAIRINGS = ('second_image', 'within_batch')

@@ -26,7 +26,7 @@ def plain(name: str) -> str:
 
 
 def save(figure: Figure, path: Path, **options: object) -> None:
-  """Writes a figure as PNG; letters that the font does not have are drawn as boxes, no more."""
+  """Writes a figure; letters that the font does not have are drawn as boxes, no more."""
   with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='Glyph .* missing from')
-    figure.savefig(path, format='png', **options)
+    figure.savefig(path, **options)

@@ -56,9 +56,7 @@ def write(
     files.append(_write_weights(run, workdir, params, network_state, names))
     summary |= _median_seconds(workdir)
     title = f'{run.variant} on {data.name or data.source}'
-    files += write_report(
-      workdir, summary, steps_per_epoch=run.plan.steps_per_epoch, title=title
-    )
+    files += write_report(workdir, summary, steps_per_epoch=run.plan.steps_per_epoch, title=title)
   # Random pictures are not worth a look, and a matrix of a thousand classes cannot be read.
   found = None
   if data.source != 'synthetic' and num_classes <= confusion.MOST_CLASSES:
@@ -160,7 +158,9 @@ def write_pictures(
     place = Path(workdir) / name
     try:
       figure = draw()
-      written.append(atomic_files.replace(place, lambda p, f=figure: plot_style.save(f, p)))
+      written.append(
+        atomic_files.replace(place, lambda p, f=figure: plot_style.save(f, p, format='png'))
+      )
     except Exception as error:  # of Matplotlib, of a font, of a picture that has gone
       reason = ' '.join(str(error).split()) or type(error).__name__
       logging.warning('%s could not be drawn (%s); all else is written.', place, reason)

@@ -58,6 +58,8 @@ class SyntheticSource:
   image_size: int  # pixels
   num_classes: int
 
+  labels = None  # a rule
+
   def __len__(self) -> int:
     return self.size
 

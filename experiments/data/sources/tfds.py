@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from experiments.data.settings import DataSettings
-from experiments.data.sources.source import Example, ReadError
+from experiments.data.sources.source import Example, ReadError, blame_machine
 from experiments.runtime.errors import DataError
 
 
@@ -16,6 +16,7 @@ class TfdsSource:
   records: Sequence[dict]
   split: str
   class_names: tuple[str, ...]
+  labels = None  # in the records
 
   def __len__(self) -> int:
     return len(self.records)
@@ -25,6 +26,7 @@ class TfdsSource:
     try:
       record = self.records[index]
     except Exception as error:  # array_record's and protobuf's have no common type
+      blame_machine(error, name)
       reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(';')[0]
       raise ReadError(name, f'its record is damaged ({reason})') from None
     name = record.get('file_name', name)

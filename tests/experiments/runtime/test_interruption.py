@@ -71,9 +71,7 @@ def test_ctrl_c_while_starting_is_one_line(start_training, tmp_path, seconds):
   assert 'from step' not in output
 
 
-def test_ctrl_c_in_the_terminal_saves_and_the_second_ends_at_once(
-  start_training, train, tmp_path
-):
+def test_ctrl_c_in_the_terminal_saves_and_the_second_ends_at_once(start_training, train, tmp_path):
   flags = ['--config.num_epochs=50', '--config.checkpoint_every_steps=100000']
   flags += ['--config.data.num_workers=2']
   process = start_training(tmp_path, *flags, start_new_session=True)
