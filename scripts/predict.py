@@ -242,6 +242,7 @@ def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
   """
   try:
     from matplotlib.figure import Figure  # without pyplot: no display is looked for
+
     from experiments.reporting import plot_style
   except ImportError:
     raise ImportError('--sheet draws with matplotlib: pip install matplotlib.') from None

@@ -102,7 +102,8 @@ class UnreadablePictures:
       last = [one.name for one in self.met.values() if one.label == label][-1]
       raise DataError(
         f'{counts[label]} of the {self._in_class[label]} pictures of the class {name!r} are '
-        f'unreadable, the last being {picture_files.printable(last)}; mend them, or remove the class'
+        f'unreadable, the last being {picture_files.printable(last)}; mend them, or remove the '
+        'class'
       )
 
   def count(self) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from experiments.runtime import open_files
+
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors and more of the log.')
 
 # Libraries that announce each of their steps.
@@ -20,8 +22,8 @@ _CONFIG_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, Nam
 def run(main: Callable[[], int | None]) -> None:
   """Runs `main()` with the flags parsed; what it returns is the exit code, None is 0.
 
-  Exit code 0: done. 1: the run cannot be carried out as asked. 2: the flags cannot be used. 128 + n:
-  ended at once by signal n, so 130 for Ctrl-C.
+  Exit code 0: done. 1: the run cannot be carried out as asked. 2: the flags cannot be used.
+  128 + n: ended at once by signal n, so 130 for Ctrl-C.
   """
 
   def parse(argv: list[str]) -> list[str]:
@@ -42,6 +44,7 @@ def run(main: Callable[[], int | None]) -> None:
       logging.get_absl_handler().addFilter(lambda record: 'orbax' not in record.pathname)
       for name in _CHATTY:
         python_logging.getLogger(name).setLevel(python_logging.ERROR)
+    open_files.raise_limit()
     try:
       return main()
     except (ValueError, OSError) as error:

@@ -140,8 +140,8 @@ def asked() -> bool:
 def kept_from_children() -> Iterator[None]:
   """Processes that are started inside do not receive the signals: their parent decides.
 
-  A terminal sends Ctrl-C to all of them, and so do schedulers with SIGTERM. They inherit the mask of
-  the thread that starts them; another thread of this process still hears the signals.
+  A terminal sends Ctrl-C to all of them, and so do schedulers with SIGTERM. They inherit the
+  mask of the thread that starts them; another thread of this process still hears the signals.
   """
   earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
   try:

@@ -73,4 +73,5 @@ class Source(Protocol):
 
   def __getitem__(self, index: int) -> Example:
     """Returns picture `index`; raises OSError or ReadError if it cannot be read, and
-    MachineError if that is not its fault."""
+    MachineError if that is not its fault.
+    """

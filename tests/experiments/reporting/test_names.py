@@ -1,4 +1,4 @@
-"""Names from outside in pictures: never a formula, any bytes, any alphabet; each picture guarded."""
+"""Names from outside in pictures: no formula, any bytes, any alphabet; each picture guarded."""
 
 import json
 import os
