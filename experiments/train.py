@@ -82,6 +82,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       start_step=start,
     )
     tested: dict[str, float] = {}
+    halted = steps.replicate(np.float32(0))
     stopped = False
     with (
       recording.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
@@ -95,7 +96,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         with pace.waiting_for_data():
           batch = next(batches)
         profile.before(step)
-        state, step_metrics = train_step(state, batch)
+        state, step_metrics = train_step(state, batch, halted)
+        halted = policy.halts(step_metrics)
         in_flight.add(step, step_metrics, batch)
         profile.after(step, state)
         last = step == plan.total_steps

@@ -152,9 +152,7 @@ def test_errors_of_the_machine_are_not_the_pictures(pictures, monkeypatch, numbe
     raise OSError(number, os.strerror(number), str(path))
 
   monkeypatch.setattr(folder.picture_files, 'read', fails)
-  sentence = (
-    rf'the picture t\w+/class\d/\d\.png cannot be read: {os.strerror(number)}\. That'
-  )
+  sentence = rf'the picture t\w+/class\d/\d\.png cannot be read: {os.strerror(number)}\. That'
   with pytest.raises(DataError, match=sentence):
     take(settings, 1)
   with pytest.raises(DataError, match=sentence):
