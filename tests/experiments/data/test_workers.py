@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 
+import pytest
+
 
 def workers(process):
   """The pids of the processes that prepare batches."""
@@ -25,15 +27,22 @@ def shared_memory(pids):
   return set(re.findall(r'/dev/shm/(\S+)', maps))
 
 
-def test_a_killed_worker_ends_the_run_with_a_sentence(start_training, tmp_path):
-  flags = ['--config.num_epochs=1000', '--config.data.num_workers=2']
-  process = start_training(tmp_path, *flags)
-  deadline = time.monotonic() + 120
-  path = tmp_path / 'metrics.csv'
-  while not path.exists() or not re.search(r'^8,', path.read_text(), re.MULTILINE):
-    assert process.poll() is None, process.communicate()[0]
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
+@pytest.fixture
+def process(start_training, tmp_path):
+  """A run with two workers that has logged a step."""
+  process = start_training(tmp_path, '--config.num_epochs=1000', '--config.data.num_workers=2')
+  try:
+    deadline, path = time.monotonic() + 300, tmp_path / 'metrics.csv'
+    while not path.exists() or not re.search(r'^4,', path.read_text(), re.MULTILINE):
+      assert process.poll() is None, process.communicate()[0]
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+    yield process
+  finally:
+    process.kill()
+
+
+def test_a_killed_worker_ends_the_run_with_a_sentence(process):
   pids = workers(process)
   assert len(pids) == 2
   shared = shared_memory([process.pid, *pids])

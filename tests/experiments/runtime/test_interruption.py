@@ -15,7 +15,7 @@ CONFIG = pathlib.Path(__file__).parents[1] / 'tiny_config.py'
 LONG = ['--config.num_epochs=1000', '--config.checkpoint_every_steps=100000']
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=300):
   deadline = time.monotonic() + seconds
   while not condition():
     assert process.poll() is None, process.communicate()[0]

@@ -97,9 +97,7 @@ def test_skipping_has_an_end(tmp_path, capsys):
   policy.check(100, fine, batch, state)  # one that moves starts the count again
   for step in range(101, 200):
     policy.check(step, metrics, batch, state)
-  sentence = (
-    'of step 200, as of the 99 steps before it, is not.*ends with 100 of them in a row'
-  )
+  sentence = 'of step 200, as of the 99 steps before it, is not.*ends with 100 of them in a row'
   with pytest.raises(NonFiniteError, match=sentence):
     policy.check(200, metrics, batch, state)
   assert (tmp_path / 'nonfinite_step_200_batch.npz').exists()
