@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
   config.checkpoint_every_steps = 1000  # from 1
   config.keep_checkpoints = 2  # the newest ones, 1 to 1,000,000
   config.on_save_failure = 'stop'  # or 'continue': a full disk does not end the run
-  config.on_nonfinite = 'stop'  # or 'skip': leave out steps with a NaN or infinite loss or gradient
+  # Or 'skip': leave out steps with a NaN or infinite loss or gradient; 100 in a row end the run.
+  config.on_nonfinite = 'stop'
 
   # Where compiled programs are kept for the next run. '': where JAX_COMPILATION_CACHE_DIR says, or
   # else with this library's downloads, but nowhere in a run of several processes: name a directory

@@ -100,9 +100,11 @@ def _train(
   policy = nonfinite.Policy(run.on_nonfinite, workdir, probe, run.layout)
   in_flight = steps.InFlight(lambda *finished: policy.check(*finished, state))
   batches = _train_batches(*train_set, size, run.step.seed)
+  halted = steps.replicate(np.float32(0))
   for step in range(1, plan.total_steps + 1):
     batch = next(batches)
-    state, step_metrics = train_step(state, batch)
+    state, step_metrics = train_step(state, batch, halted)
+    halted = policy.halts(step_metrics)
     in_flight.add(step, step_metrics, batch)
     if log.due(step):
       log.write(step, step_metrics)

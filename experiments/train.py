@@ -1,6 +1,10 @@
 """Trains a network: python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
 The same command again resumes exactly where the last checkpoint was written.
+
+SIGTERM, SIGHUP and Ctrl-C let the run finish its step and save; then it ends with exit code 75 (or
+what --exit_code_when_stopped says): give the same command again. A second signal ends it at once,
+with 128 + its number. Other exit codes: 0 the run is finished, 1 it cannot go on, 2 wrong flags.
 """
 
 import pathlib
@@ -18,6 +22,7 @@ from experiments.runtime import (
   agreement,
   command_line,
   compilation_cache,
+  interruption,
   local_paths,
   preemption,
   processes,
@@ -66,8 +71,9 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
   # ------------------------------------------------------------------ start or resume
   with (
     checkpoints.Checkpointer(workdir, run.keep_checkpoints, run.on_save_failure) as checkpointer,
-    preemption.Preemption() as asked,
+    preemption.Preemption(after_a_step=True) as asked,
   ):
+    interruption.explain(checkpointer.whence)
     state = _first_state(run, checkpointer)
     agreement.meet()
     start = int(state.step)
@@ -88,10 +94,11 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
       start_step=start,
     )
     tested: dict[str, float] = {}
+    halted = steps.replicate(np.float32(0))
     stopped = False
     with (
       recording.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
-      data.train_batches(run.data, start, **processes.share(), layout=run.layout) as batches,
+      _train_batches(run, start, workdir) as batches,
       profiling.Profile(workdir, run.profile if is_main else '') as profile,
     ):
       log = progress.StepLog(
@@ -101,7 +108,8 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
         with pace.waiting_for_data():
           batch = next(batches)
         profile.before(step)
-        state, step_metrics = train_step(state, batch)
+        state, step_metrics = train_step(state, batch, halted)
+        halted = policy.halts(step_metrics)
         in_flight.add(step, step_metrics, batch)
         profile.after(step, state)
         last = step == plan.total_steps
@@ -128,13 +136,13 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
 
     if stopped:
       checkpointer.wait()
-      processes.say(f'Asked to stop: saved step {step}. The same command goes on from there.')
+      processes.say(f'Asked to stop after step {step}. {checkpointer.whence()}')
       return {}
 
   # -------------------------------------------------------------------- report
   figures = {
     **(tested or _evaluate(run, eval_step, state)),
-    'corrupt_training_pictures': len(batches.corrupt),
+    'corrupt_training_pictures': batches.unreadable.count(),
     'parameters': num_params,
   }
   return results.write(run, workdir, state.ema_params, state.ema_network_state, figures)
@@ -159,6 +167,11 @@ def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> s
     state = steps.replicate(steps.with_weights(state, *loaded))
     processes.say(f'Starting from the weights of {run.pretrained}.')
   return state
+
+
+def _train_batches(run: settings.Run, start: int, workdir: pathlib.Path) -> data.Batches:
+  share = processes.share()
+  return data.train_batches(run.data, start, **share, layout=run.layout, workdir=workdir)
 
 
 def _introduction(run: settings.Run, num_params: int, workdir: pathlib.Path) -> str:
@@ -190,18 +203,29 @@ def _sam_seconds(run: settings.Run, state: steps.TrainState, batch: data.Batch) 
   return {'sam_seconds_per_step': seconds}
 
 
-def main(config: flags.FlagHolder, workdir: flags.FlagHolder) -> None:
-  """Trains what the flags say."""
+def main(
+  config: flags.FlagHolder, workdir: flags.FlagHolder, code_when_stopped: flags.FlagHolder
+) -> int:
+  """Trains what the flags say; returns the exit code."""
   if config.value.keep_freed_memory and not host_memory.accelerator_is_installed():
     host_memory.keep_freed_memory()
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
   directory = local_paths.require(workdir.value or f'runs/{name}', '--workdir')
   with processes.together():
     compilation_cache.enable(config.value.compilation_cache)
-    train(config.value, directory)
+    figures = train(config.value, directory)
+    return 0 if figures else code_when_stopped.value
 
 
 if __name__ == '__main__':
   _CONFIG = command_line.define_config('configs/digits.py', 'What to train.')
   _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go. Default: runs/<config name>.')
-  command_line.run(lambda: main(_CONFIG, _WORKDIR))
+  _CODE = flags.DEFINE_integer(
+    'exit_code_when_stopped',
+    75,
+    'Of a run that SIGTERM, SIGHUP or Ctrl-C made save its state and end: 75 tells a scheduler to '
+    'try again (EX_TEMPFAIL); 0 that all is well.',
+    lower_bound=0,
+    upper_bound=255,
+  )
+  command_line.run(lambda: main(_CONFIG, _WORKDIR, _CODE))

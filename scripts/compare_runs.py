@@ -71,10 +71,12 @@ def draw(runs: Runs, names: Sequence[str] = METRICS, *, smoothing: int = 1) -> F
   for axes in grid.flat:
     for line in axes.get_lines():
       handles.setdefault(line.get_label(), line)
-  figure.legend(
+  legend = figure.legend(
     handles.values(), handles.keys(), loc='outside upper center', ncols=min(4, len(runs) or 1),
     frameon=False,
   )  # fmt: skip
+  for text in legend.get_texts():  # names of folders
+    text.set_parse_math(False)
   return figure
 
 
@@ -154,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       raise ValueError(f'no run has the metric {unknown[0]!r}; there are {", ".join(known)}.')
     if options.smoothing < 1:
       raise ValueError(f'--smoothing must be at least 1, got {options.smoothing}.')
-    draw(runs, options.metrics, smoothing=options.smoothing).savefig(options.out)
+    figure = draw(runs, options.metrics, smoothing=options.smoothing)
+    plot_style.save(figure, options.out)
   except (ValueError, OSError) as error:
     print(f'Error: {error}', file=sys.stderr)
     return 1

@@ -148,7 +148,7 @@ def draw(estimates: Sequence[plan.Estimate], title: str) -> bytes:
     axes.update_datalim([(batches[0], 0)])  # for a margin above that is a share of the whole
     axes.autoscale_view()
     axes.set_ylim(bottom=0)
-  figure.suptitle(title)
+  figure.suptitle(title, parse_math=False)
   out = io.BytesIO()
   figure.savefig(out, format='png', dpi=120)
   return out.getvalue()

@@ -114,7 +114,7 @@ def draw(subject: Subject, rows: Rows, expected: Sequence | None) -> Figure:
       if row.changes_shape and i:
         axes.axvline(i + 0.5, color='0.75', linewidth=0.8, zorder=0)
     _dress(axes, title)
-  figure.suptitle(subject.name, fontsize='large')
+  figure.suptitle(subject.name, fontsize='large', parse_math=False)
   return figure
 
 
@@ -133,7 +133,7 @@ def _points(rows: Rows, field: str) -> tuple[list[int], list[float]]:
 
 
 def _dress(axes: Axes, title: str) -> None:
-  axes.set_title(title, fontsize='medium')
+  axes.set_title(title, fontsize='medium', parse_math=False)
   axes.set_xlabel('block')
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   plot_style.tidy(axes)

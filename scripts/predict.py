@@ -240,6 +240,8 @@ def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
   """
   try:
     from matplotlib.figure import Figure  # without pyplot: no display is looked for
+
+    from experiments.reporting import plot_style
   except ImportError:
     raise ImportError('--sheet draws with matplotlib: pip install matplotlib.') from None
   columns = min(len(results), 4 if len(results) > 6 else 3)
@@ -268,7 +270,7 @@ def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
     picture.set_anchor('S')  # every picture stands on its bars, whatever its shape
     picture.axis('off')
     _draw_bars(axes(bottom + margin, bars_height), result.predictions, bars)
-  figure.savefig(path, dpi=120)
+  plot_style.save(figure, path, dpi=120)
 
 
 def _draw_bars(axes, predictions: list[classifiers.Prediction], slots: int) -> None:
@@ -277,7 +279,8 @@ def _draw_bars(axes, predictions: list[classifiers.Prediction], slots: int) -> N
   axes.barh(range(len(widths)), [1] * len(widths), height=0.84, color='#eef1f4')
   axes.barh(range(len(widths)), widths, height=0.84, color=['#8fb8de'] + ['#c3d7ea'] * slots)
   for row, prediction in enumerate(predictions):
-    axes.text(0.015, row, _shorten(prediction.label, 32), va='center', fontsize=9, parse_math=False)
+    label = _shorten(picture_files.printable(prediction.label), 32)
+    axes.text(0.015, row, label, va='center', fontsize=9, parse_math=False)
     axes.text(0.985, row, f'{prediction.probability:.1%}', va='center', ha='right', fontsize=9)
   axes.set(xlim=(0, 1), ylim=(slots - 0.5, -0.5))
   axes.axis('off')

@@ -37,11 +37,12 @@ ORDER = [
   {'experiments.pods', 'experiments.reporting'},
   {'experiments.evaluate', 'experiments.linear_probe'},
   {'experiments.train'},
+  {'experiments'},
 ]
 # The same rule inside two of the packages, whose `__init__` gives names and stands above all.
 INSIDE = {
   'experiments.data': [
-    {'batch', 'augment', 'prepare_tfds'},
+    {'batch', 'augment', 'prepare_tfds', 'unreadable'},
     {'ranges'},
     {'settings'},
     {'sources'},

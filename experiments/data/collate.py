@@ -20,8 +20,8 @@ from experiments.data.one_example import (
   EvaluationExample,
   Made,
   TrainExample,
-  Unreadable,
 )
+from experiments.data.unreadable import Unreadable
 
 
 @functools.cache

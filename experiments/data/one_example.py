@@ -1,17 +1,17 @@
 """From a place in the stream to one example: reading, decoding, cropping, and the last steps."""
 
 import dataclasses
+import errno
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.data.augment import chain, crop
 from experiments.data.settings import DataSettings
-from experiments.data.sources.source import ReadError, Source
+from experiments.data.sources.source import MachineError, ReadError, Source, blame_machine
+from experiments.data.unreadable import Unreadable
 from experiments.runtime.errors import DataError
-from nfnets import images, inference
-
-Unreadable = tuple[str, str]  # a picture's name, and why it cannot be used
+from nfnets import images, inference, picture_files
 
 RESIZES = {'exact': images.resize_bicubic, 'opencv': images.resize_opencv}
 _FIRST, _SECOND, _FINISH = range(3)  # the generators of one example
@@ -53,8 +53,15 @@ class _UnreadableError(Exception):
 
 
 def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
-  """Returns a picture, uint8 [H, W, 3], and its label; raises _UnreadableError."""
+  """Returns a picture, uint8 [H, W, 3], and its label.
+
+  Raises:
+    _UnreadableError: it cannot be used.
+    MachineError: it cannot be read now, which is not its fault.
+  """
   name, num_classes = f'number {index}', len(source.class_names)
+  known = None if source.labels is None else int(source.labels[index])
+  known = known if known is not None and 0 <= known < num_classes else None
   try:
     example = source[index]
     name, image, label = example['name'], example['image'], example['label']
@@ -63,12 +70,19 @@ def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
         f'its label is {label}, but the {num_classes} classes are 0 to {num_classes - 1}'
       )
     image = image if isinstance(image, np.ndarray) else images.decode(image)
+  except MachineError:
+    raise
   except ReadError as error:
-    raise _UnreadableError((error.name, error.reason)) from None
+    raise _UnreadableError(Unreadable(error.name, error.reason, known)) from None
   except OSError as error:
-    raise _UnreadableError((str(error.filename or name), error.strerror or str(error))) from None
+    name, reason = str(error.filename or name), error.strerror or str(error)
+    blame_machine(error, f'the picture {picture_files.printable(name)}')
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    raise _UnreadableError(Unreadable(name, reason, known, gone)) from None
+  except MemoryError as error:
+    blame_machine(error, f'the picture {picture_files.printable(name)}')
   except ValueError as error:
-    raise _UnreadableError((name, str(error))) from None
+    raise _UnreadableError(Unreadable(name, str(error), known)) from None
   return image, label
 
 

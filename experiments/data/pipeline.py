@@ -8,17 +8,22 @@ With `num_workers > 0` the program that calls this must be importable without si
 effects (`if __name__ == '__main__':`), because Grain starts its workers as fresh processes.
 """
 
+import pathlib
+import re
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from experiments.data import collate, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.identity import Identity, identify
 from experiments.data.settings import DataSettings
+from experiments.data.unreadable import Limits, Record, Unreadable, UnreadablePictures
+from experiments.runtime import interruption
 from experiments.runtime.errors import DataError
 
 _BATCHES_AHEAD = 2  # made while the device works, in each process
@@ -82,34 +87,45 @@ class Batches(Iterator[Batch]):
   """An iterator of batches that counts unreadable pictures; close it to end its processes.
 
   Attributes:
-    corrupt: name -> reason of every unreadable picture met so far, across all workers.
+    unreadable: the pictures that could not be used so far, across all workers.
   """
 
-  def __init__(self, elements: grain.IterDataset, num_examples: int, max_corrupt_fraction: float):
-    self.corrupt: dict[str, str] = {}
-    self._num_examples = num_examples
-    self._allowed = max_corrupt_fraction * num_examples
-    self._elements = iter(elements)
+  def __init__(self, elements: grain.IterDataset, unreadable: UnreadablePictures):
+    self.unreadable = unreadable
+    with interruption.kept_from_children():
+      self._elements = iter(elements)
+    self._started = False
 
   def __next__(self) -> Batch:
     """Returns the next batch.
 
     Raises:
-      DataError: more pictures are unreadable than `data.max_corrupt_fraction` allows.
+      DataError: more pictures are unreadable than `data.max_corrupt_fraction` allows, or most of a
+        class; a picture is gone; the machine cannot read; a worker process was killed.
     """
-    batch, unreadable = next(self._elements)
-    for name, reason in unreadable:
-      if name not in self.corrupt:
-        self.corrupt[name] = reason
-        logging.warning('cannot use the picture %s: %s', name, reason)
-    if len(self.corrupt) > self._allowed or len(self.corrupt) == self._num_examples:
+    try:
+      batch, unreadable = self._next_element()
+      self.unreadable.add(unreadable)
+    except DataError:
       self.close()
-      raise DataError(
-        f'{len(self.corrupt)} of {self._num_examples} pictures are unreadable, the last being '
-        f'{list(self.corrupt)[-1]}; mend or remove them, or raise '
-        '--config.data.max_corrupt_fraction'
-      )
+      raise
     return batch
+
+  @property
+  def corrupt(self) -> dict[str, str]:
+    """Name -> reason of every unreadable picture met so far."""
+    return {name: one.reason for name, one in self.unreadable.met.items()}
+
+  def _next_element(self) -> tuple[Batch, tuple[Unreadable, ...]]:
+    try:
+      if self._started:
+        return next(self._elements)
+      with interruption.kept_from_children():  # the first one starts the processes
+        element = next(self._elements)
+    except RuntimeError as error:
+      raise _of_a_worker(error) from None
+    self._started = True
+    return element
 
   def close(self) -> None:
     """Ends the worker processes and threads; the iterator gives no more batches."""
@@ -122,6 +138,24 @@ class Batches(Iterator[Batch]):
     self.close()
 
 
+def _of_a_worker(error: RuntimeError) -> Exception:
+  """What to raise: Grain's error for a worker that has ended comes as DataError in a sentence."""
+  match = re.search(
+    r'Worker process was terminated unexpectedly with exit code (-?\d+)', str(error)
+  )
+  if match is None:
+    return error
+  code = int(match[1])
+  how = f'ended with exit code {code}'
+  if code < 0:
+    how = f'was killed by signal {-code} ({signal.strsignal(-code)})'
+  why = {
+    signal.SIGKILL: '; most often memory has run out: set fewer data.num_workers',
+    signal.SIGBUS: '; most often /dev/shm is full: enlarge it, or set fewer data.num_workers',
+  }.get(-code, '')
+  return DataError(f'a worker process that prepares batches {how}{why}. Give the command again.')
+
+
 def train_batches(
   settings: DataSettings,
   start_step: int,
@@ -129,6 +163,7 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
   layout: ImageLayout = NATURAL_LAYOUT,
+  workdir: pathlib.Path | None = None,
 ) -> Batches:
   """Returns this host's share of the training batches, without end, from a step on.
 
@@ -142,6 +177,7 @@ def train_batches(
     process_index: number of this host.
     process_count: number of hosts; each takes every process_count-th example.
     layout: of the images, as the train step was built for it.
+    workdir: keeps which pictures could not be used, for other hosts and other starts of the run.
 
   Returns:
     Iterator of Batch with B = global_batch_size / (process_count * num_devices).
@@ -171,7 +207,11 @@ def train_batches(
     .slice(slice(start_step, None))
     .map(_make_train_batch(source, settings, num_devices, layout))
   )  # fmt: skip
-  return _iterate(dataset, settings, len(source))
+  limits = Limits(len(source), settings.max_corrupt_fraction, source.labels, source.class_names)
+  record = None
+  if workdir is not None:
+    record = Record(workdir, process_index, process_count, new=start_step == 0)
+  return _iterate(dataset, settings, UnreadablePictures(limits, record))
 
 
 def _shuffled(size: int, seed: int) -> grain.MapDataset:
@@ -228,7 +268,8 @@ def test_batches(
     .batch(host_batch, batch_fn=list)
     .map(collate.TestBatch(make_example, num_devices, settings.num_threads))
   )
-  return _iterate(dataset, settings, len(source))
+  limits = Limits(len(source), settings.max_corrupt_fraction)
+  return _iterate(dataset, settings, UnreadablePictures(limits))
 
 
 def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> int:
@@ -240,7 +281,9 @@ def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> 
   return size // process_count
 
 
-def _iterate(dataset: grain.MapDataset, settings: DataSettings, num_examples: int) -> Batches:
+def _iterate(
+  dataset: grain.MapDataset, settings: DataSettings, unreadable: UnreadablePictures
+) -> Batches:
   # One thread makes batches in order; assemble spreads the examples of each over its own threads.
   elements = dataset.to_iter_dataset(
     grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
@@ -251,4 +294,4 @@ def _iterate(dataset: grain.MapDataset, settings: DataSettings, num_examples: in
     elements = elements.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=settings.num_workers, per_worker_buffer_size=1)
     )
-  return Batches(elements, num_examples, settings.max_corrupt_fraction)
+  return Batches(elements, unreadable)

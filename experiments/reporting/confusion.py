@@ -1,14 +1,13 @@
 """Where a network goes wrong: the confusion matrix, and its worst mistakes as pictures."""
 
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.data import DataSettings, one_example, sources
-from experiments.runtime import atomic_files
+from experiments.reporting import plot_style
 from experiments.training.evaluation import Predictions
 from nfnets import images
 
@@ -59,31 +58,38 @@ def worst(predictions: Predictions, count: int = _NUM_WORST) -> list[Mistake]:
   ]
 
 
-def write(
-  workdir: str | os.PathLike,
+def drawings(
   predictions: Predictions,
   settings: DataSettings,
   class_names: tuple[str, ...],
-) -> tuple[list[Path], list[dict[str, Any]]]:
-  """Draws `confusion.png` and, if there is any mistake, `mistakes.png` into a run's folder.
+  listed: list[dict[str, Any]],
+) -> dict[str, Callable[[], Figure]]:
+  """Returns what draws `confusion.png` and, if there is any mistake, `mistakes.png`, by name.
 
   Args:
-    workdir: the run's folder.
     predictions: of the test set.
     settings: say where the pictures are.
     class_names: one for each of the K classes.
-
-  Returns:
-    The pictures' paths, and the worst mistakes for the report.
+    listed: the worst mistakes, of `describe`.
   """
-  workdir = Path(workdir)
-  figure = draw_confusion(confusion_matrix(predictions), class_names)
-  written = [
-    atomic_files.replace(workdir / CONFUSION_NAME, lambda p: figure.savefig(p, format='png'))
-  ]
+  found = {CONFUSION_NAME: lambda: draw_confusion(confusion_matrix(predictions), class_names)}
+  if listed:
+
+    def mistakes() -> Figure:
+      _, source = sources.open_sources(settings)
+      pictures = _pictures(source, settings, [m.index for m in worst(predictions)])
+      return draw_mistakes(pictures, listed, wrong=int(_num_wrong(predictions)))
+
+    found[MISTAKES_NAME] = mistakes
+  return found
+
+
+def describe(
+  predictions: Predictions, settings: DataSettings, class_names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+  """Returns the worst mistakes for the report: names of picture and classes, and probabilities."""
   _, source = sources.open_sources(settings)
-  found = worst(predictions)
-  listed = [
+  return [
     {
       'name': source[m.index]['name'],
       'label': class_names[m.label],
@@ -91,16 +97,8 @@ def write(
       'probability': m.probability,
       'label_probability': m.label_probability,
     }
-    for m in found
+    for m in worst(predictions)
   ]
-  if found:
-    pictures = _pictures(source, settings, [m.index for m in found])
-    sheet = draw_mistakes(pictures, listed, wrong=int(_num_wrong(predictions)))
-    place = workdir / MISTAKES_NAME
-    written.append(atomic_files.replace(place, lambda p: sheet.savefig(p, format='png')))
-  else:
-    (workdir / MISTAKES_NAME).unlink(missing_ok=True)  # of an earlier report
-  return written, listed
 
 
 def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
@@ -117,8 +115,8 @@ def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
   # Names of a letter or two stand upright under their columns.
   rotation = 0 if max(map(len, names)) <= 2 else 90
   font = 'medium' if size <= 20 else 'small' if size <= 40 else 5
-  axes.set_xticks(range(size), names, rotation=rotation, fontsize=font)
-  axes.set_yticks(range(size), names, fontsize=font)
+  axes.set_xticks(range(size), names, rotation=rotation, fontsize=font, parse_math=False)
+  axes.set_yticks(range(size), names, fontsize=font, parse_math=False)
   axes.set_xlabel('predicted class')
   axes.set_ylabel('true class')
   accuracy = np.trace(matrix) / max(matrix.sum(), 1)
@@ -149,6 +147,7 @@ def draw_mistakes(
       f'is {_short(mistake["label"], 19)} ({_percent(mistake["label_probability"])})\n'
       f'said {_short(mistake["predicted"], 17)} ({_percent(mistake["probability"])})',
       fontsize='small',
+      parse_math=False,
     )
   figure.suptitle(f'The {len(pictures)} worst of {wrong:,} mistakes, as the network sees them')
   return figure
@@ -177,4 +176,5 @@ def _percent(probability: float) -> str:
 
 
 def _short(name: str, length: int) -> str:
+  name = plot_style.plain(name)
   return name if len(name) <= length else f'{name[: length - 1]}…'

@@ -92,7 +92,7 @@ def draw_curves(
       MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=not steps_per_epoch)
     )
   if title:
-    figure.suptitle(title)
+    figure.suptitle(plot_style.plain(title), parse_math=False)
   return figure
 
 

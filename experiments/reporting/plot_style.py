@@ -1,6 +1,12 @@
 """How every figure looks: colours that can be told apart, a faint grid, no frame."""
 
+import warnings
+from pathlib import Path
+
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nfnets import picture_files
 
 # Okabe and Ito's palette, told apart with every common colour vision; line styles differ as well.
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
@@ -12,3 +18,15 @@ def tidy(axes: Axes, grid: str = 'both') -> None:
   axes.grid(axis=grid, color='0.9', linewidth=0.8)
   axes.set_axisbelow(True)
   axes.spines[['top', 'right']].set_visible(False)
+
+
+def plain(name: str) -> str:
+  """Returns a name from outside as text that can be drawn; pass parse_math=False beside it."""
+  return picture_files.printable(name)
+
+
+def save(figure: Figure, path: Path, **options: object) -> None:
+  """Writes a figure; letters that the font does not have are drawn as boxes, no more."""
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', message='Glyph .* missing from')
+    figure.savefig(path, **options)

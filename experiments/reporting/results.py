@@ -3,13 +3,15 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
+from matplotlib.figure import Figure
 
-from experiments.reporting import confusion, curves, recording
+from experiments.reporting import confusion, curves, plot_style, recording
 from experiments.runtime import atomic_files, processes
 from experiments.training import evaluation
 from experiments.training.settings import Run
@@ -42,10 +44,6 @@ def write(
   info, data = run.info, run.data
   num_classes = np.size(params[optim.find_classifier(params)]['b'])
   names = (*info.class_names, *(f'class {i}' for i in range(info.num_classes, num_classes)))
-  # Random pictures are not worth a look, and a matrix of a thousand classes cannot be read.
-  found = None
-  if data.source != 'synthetic' and num_classes <= confusion.MOST_CLASSES:
-    found = evaluation.predict(run.network, params, network_state, data, num_examples=info.num_test)
   summary = {
     **results,
     'steps': run.plan.total_steps,
@@ -53,32 +51,54 @@ def write(
     'class_names': list(info.class_names),
     'config': run.config,
   }
+  files = []
+  if processes.is_main():  # what cannot be had again comes first
+    files.append(_write_weights(run, workdir, params, network_state, names))
+    summary |= _median_seconds(workdir)
+    title = f'{run.variant} on {data.name or data.source}'
+    files += write_report(workdir, summary, steps_per_epoch=run.plan.steps_per_epoch, title=title)
+  # Random pictures are not worth a look, and a matrix of a thousand classes cannot be read.
+  found = None
+  if data.source != 'synthetic' and num_classes <= confusion.MOST_CLASSES:
+    found = evaluation.predict(run.network, params, network_state, data, num_examples=info.num_test)
   if not processes.is_main():
     return summary
-  files = []
   if found is not None:
-    files, summary['worst_mistakes'] = confusion.write(workdir, found, data, names)
-  recorded = recording.read_csv(workdir)
-  for name in ('seconds_per_step', 'sam_seconds_per_step'):  # the second is part of the first
-    series = recorded.get(f'train/{name}')
-    if series is not None:
-      summary[name] = float(np.median(series.values))
-  # The file alone labels pictures: `nfnets.Classifier.from_pretrained` reads these.
-  text = {
-    'class_names': json.dumps(names),
-    'eval_mode': data.eval_mode,
-    'eval_size': str(data.eval_image_size),
-  }
-  tree = baselines.join_state(params, network_state)
-  weights.save(workdir / WEIGHTS_NAME, tree, spec=run.spec.to_dict(), metadata=text)
-  title = f'{run.variant} on {data.name or data.source}'
-  written = write_report(workdir, summary, steps_per_epoch=run.plan.steps_per_epoch, title=title)
-  files = [*written, *files, workdir / WEIGHTS_NAME]
+    summary['worst_mistakes'] = mistakes = confusion.describe(found, data, names)
+    _write_json(workdir, summary)
+    (workdir / confusion.MISTAKES_NAME).unlink(missing_ok=True)  # of an earlier report
+    files += write_pictures(workdir, confusion.drawings(found, data, names, mistakes))
   processes.say(
     f'Done: test top-1 {results["top1"]:.2%}, EMA {results["top1_ema"]:.2%}. '
     f'Wrote {", ".join(map(str, files))}.'
   )
   return summary
+
+
+def _write_weights(
+  run: Run, workdir: Path, params: Any, network_state: Any, names: tuple[str, ...]
+) -> Path:
+  """Writes the weights, whose file alone labels pictures: `Classifier.from_pretrained` reads it."""
+  text = {
+    'class_names': json.dumps(names),
+    'eval_mode': run.data.eval_mode,
+    'eval_size': str(run.data.eval_image_size),
+  }
+  tree = baselines.join_state(params, network_state)
+  weights.save(workdir / WEIGHTS_NAME, tree, spec=run.spec.to_dict(), metadata=text)
+  return workdir / WEIGHTS_NAME
+
+
+def _median_seconds(workdir: Path) -> dict[str, float]:
+  """Seconds of a step, and of SAM's part of it, as `metrics.csv` has them."""
+  try:
+    recorded = recording.read_csv(workdir)
+  except (OSError, ValueError) as error:
+    logging.warning('The report has no times of steps: %s', error)
+    return {}
+  names = ('seconds_per_step', 'sam_seconds_per_step')
+  found = {name: recorded.get(f'train/{name}') for name in names}
+  return {name: float(np.median(series.values)) for name, series in found.items() if series}
 
 
 def write_report(
@@ -87,7 +107,7 @@ def write_report(
   *,
   steps_per_epoch: float | None = None,
   title: str = '',
-) -> tuple[Path, Path]:
+) -> list[Path]:
   """Writes `report.json` and, from the run's `metrics.csv`, `curves.png` into workdir.
 
   The metrics drawn are those of `curves.PANELS`; accuracies and shares are fractions of 1 in the
@@ -101,23 +121,50 @@ def write_report(
     title: a line above the curves, e.g. the variant and the data set.
 
   Returns:
-    The paths of the report and of the picture.
+    The paths of the report and, if it could be drawn, of the picture.
 
   Raises:
-    FileNotFoundError: if there is no `metrics.csv`.
-    ValueError: if `metrics.csv` is damaged.
+    FileNotFoundError: if there is no workdir.
     TypeError: if summary holds something that JSON cannot.
   """
-  workdir = Path(workdir)
+
+  def draw() -> Figure:
+    series = recording.read_csv(workdir)
+    return curves.draw_curves(series, steps_per_epoch=steps_per_epoch, title=title)
+
+  return [_write_json(workdir, summary), *write_pictures(workdir, {CURVES_NAME: draw})]
+
+
+def _write_json(workdir: str | os.PathLike, summary: Mapping[str, Any]) -> Path:
   text = json.dumps(_plain(summary), indent=2, allow_nan=False) + '\n'
-  report = atomic_files.replace(
-    workdir / REPORT_NAME, lambda p: p.write_text(text, encoding='utf-8')
-  )
-  figure = curves.draw_curves(
-    recording.read_csv(workdir), steps_per_epoch=steps_per_epoch, title=title
-  )
-  picture = atomic_files.replace(workdir / CURVES_NAME, lambda p: figure.savefig(p, format='png'))
-  return report, picture
+  place = Path(workdir) / REPORT_NAME
+  return atomic_files.replace(place, lambda p: p.write_text(text, encoding='utf-8'))
+
+
+def write_pictures(
+  workdir: str | os.PathLike, drawings: Mapping[str, Callable[[], Figure]]
+) -> list[Path]:
+  """Draws each picture by itself: one that cannot be drawn is named and the others are written.
+
+  Args:
+    workdir: the run's folder.
+    drawings: a file's name -> what draws it.
+
+  Returns:
+    The paths of those that were written.
+  """
+  written = []
+  for name, draw in drawings.items():
+    place = Path(workdir) / name
+    try:
+      figure = draw()
+      written.append(
+        atomic_files.replace(place, lambda p, f=figure: plot_style.save(f, p, format='png'))
+      )
+    except Exception as error:  # of Matplotlib, of a font, of a picture that has gone
+      reason = ' '.join(str(error).split()) or type(error).__name__
+      logging.warning('%s could not be drawn (%s); all else is written.', place, reason)
+  return written
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.runtime import platforms
+from experiments.runtime import open_files, platforms
 
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors and more of the log.')
 flags.disclaim_key_flags()  # what `define_config` defines is its caller's, as --help lists it
@@ -31,10 +31,11 @@ _CONFIG_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, Nam
                   SyntaxError, TypeError, ValueError)  # fmt: skip
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs `main()` with the flags parsed.
+def run(main: Callable[[], int | None]) -> None:
+  """Runs `main()` with the flags parsed; what it returns is the exit code, None is 0.
 
   Exit code 0: done. 1: the run cannot be carried out as asked. 2: the flags cannot be used.
+  128 + n: ended at once by signal n, so 130 for Ctrl-C.
   """
   main = platforms.explained()(main)
 
@@ -49,7 +50,7 @@ def run(main: Callable[[], None]) -> None:
     except _CONFIG_ERRORS as error:
       return _fail(_config_problem(error), 2)
 
-  def guarded(argv: list[str]) -> None:
+  def guarded(argv: list[str]) -> int | None:
     if len(argv) > 1:
       _fail(f'unexpected argument {argv[1]!r}: options are written --name=value.', 2)
     if not _DEBUG.value:
@@ -58,14 +59,15 @@ def run(main: Callable[[], None]) -> None:
       logging.get_absl_handler().addFilter(lambda record: 'orbax' not in record.pathname)
       for name in _CHATTY:
         python_logging.getLogger(name).setLevel(python_logging.ERROR)
+    open_files.raise_limit()
     try:
-      main()
+      return main()
     except (ValueError, OSError) as error:
       if _DEBUG.value:
         raise
-      _fail(f'{_one_line(error)} (--debug shows more)', 1)
-    except KeyboardInterrupt:
-      _fail('interrupted; the same command goes on from the last checkpoint.', 130)
+      return _fail(f'{_one_line(error)} (--debug shows more)', 1)
+    except KeyboardInterrupt:  # of a script, which does not listen from its start
+      return _fail('interrupted.', 130)
 
   app.run(guarded, flags_parser=parse)
 

@@ -1,44 +1,52 @@
-"""Being asked to stop: SIGTERM, as schedulers and pre-emptible machines send it."""
+"""Being asked to stop: SIGTERM, as schedulers and pre-emptible machines send it, Ctrl-C, SIGHUP."""
 
-import os
-import signal
-from types import FrameType
+import contextlib
 from typing import Self
 
 import jax
 from jax.experimental import multihost_utils
 
+from experiments.runtime import interruption
+
 
 class Preemption:
-  """Notices SIGTERM, so that the loop can save at the next step boundary. A context manager.
+  """Notices the first signal, so that the loop can save at the next step boundary.
 
-  A second signal ends the process at once.
+  A context manager. A second signal ends the process at once.
   """
 
-  def __init__(self):
-    """Nothing is installed before the context is entered."""
-    self._signalled = False
+  def __init__(self, after_a_step: bool = False):
+    """Nothing changes before the context is entered.
+
+    Args:
+      after_a_step: until `requested` is first called there is nothing to save, so that the first
+        signal ends the process as well.
+    """
+    self._after_a_step = after_a_step
+    self._stack = contextlib.ExitStack()
+    self._graceful = False
 
   def __enter__(self) -> Self:
-    """Installs the handler."""
-    # With several processes JAX's own notifier has to see the signal, for all to stop at one step.
-    self._previous = None
-    if jax.process_count() == 1:
-      self._previous = signal.signal(signal.SIGTERM, self._handle)
+    """Starts to listen."""
+    if interruption.listen():
+      self._stack.callback(interruption.stop_listening)
+    if not self._after_a_step:
+      self._be_graceful()
     return self
 
   def __exit__(self, *_: object) -> None:
-    """Puts the earlier handler back."""
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
+    """From here on the first signal ends the process, if it did before."""
+    self._stack.close()
 
-  def _handle(self, number: int, frame: FrameType | None) -> None:
-    if self._signalled:
-      os._exit(128 + number)
-    self._signalled = True
+  def _be_graceful(self) -> None:
+    if not self._graceful:
+      # With several processes JAX's own notifier has to see SIGTERM, for all to stop at one step.
+      self._stack.enter_context(interruption.graceful(forward=jax.process_count() > 1))
+      self._graceful = True
 
   def requested(self, step: int) -> bool:
     """Whether to stop after `step`; every process gets the same answer for the same step."""
+    self._be_graceful()
     if jax.process_count() == 1:
-      return self._signalled
+      return interruption.asked()
     return multihost_utils.reached_preemption_sync_point(step)

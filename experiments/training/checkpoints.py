@@ -92,6 +92,13 @@ class Checkpointer:
       self._give_up(self._pending, error)
     self._pending = None
 
+  def whence(self) -> str:
+    """Says where the same command goes on, by what lies in the directory at this moment."""
+    complete = [int(path.name) for path in self._directory.glob('*') if path.name.isdigit()]
+    if not complete:
+      return 'There is no checkpoint yet: the same command starts from the beginning.'
+    return f'The same command goes on from step {max(complete)}.'
+
   def save(self, state: TrainState) -> None:
     """Writes the state in the background; a step that is already there is left alone.
 

@@ -19,14 +19,16 @@ from experiments.training.steps import TrainState
 from nfnets import execution, weights
 
 CHOICES = ('stop', 'skip')
+MOST_SKIPPED = 100  # broken steps in a row, the last of which ends the run
+_EXAMPLES_AT_ONCE = 8  # of a look at a broken step, which must not need more memory than the step
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Policy:
   """What a run does about a broken step: it stops and leaves what a person needs, or goes on.
 
   Attributes:
-    choice: one of CHOICES.
+    choice: one of CHOICES. 'skip' stops as well after MOST_SKIPPED steps in a row.
     workdir: takes the parameters and the batch of the step that ends the run.
     network: the network's pure functions.
     layout: of the images in the batches.
@@ -36,6 +38,15 @@ class Policy:
   workdir: pathlib.Path
   network: hk.TransformedWithState
   layout: ImageLayout
+  _skipped: int = 0  # in a row
+
+  def halts(self, step_metrics: dict[str, jax.Array]) -> Any:
+    """What to hand to the next step: that it must leave the state alone if this one broke.
+
+    So the newest state has the parameters of the broken step when the host comes to know of it,
+    steps later. The value stays on the device: nothing waits for it.
+    """
+    return step_metrics['nonfinite'] if self.choice == 'stop' else np.float32(0)
 
   def check(
     self, step: int, step_metrics: dict[str, jax.Array], batch: Batch, state: TrainState
@@ -46,30 +57,40 @@ class Policy:
       step: its number, from 1.
       step_metrics: as the train step returned them.
       batch: that it was given.
-      state: the newest one, whose parameters a broken step leaves as they were.
+      state: the newest one, whose parameters are those of the broken step.
 
     Raises:
-      NonFiniteError: the step broke, and the choice is 'stop'.
+      NonFiniteError: the step broke, and the choice is 'stop', or too many were skipped.
     """
     if not step_metrics['nonfinite']:
+      self._skipped = 0
       return
-    if self.choice == 'skip':
+    self._skipped += 1
+    if self.choice == 'skip' and self._skipped < MOST_SKIPPED:
       processes.say(f'step {step} was left out: its loss or gradient is not finite.')
       return
     rate, loss = (float(step_metrics[name]) for name in ('learning_rate', 'loss'))
     batch = batch._replace(images=self.layout.restore(batch.images))
-    where = first_nonfinite(self.network, state.params, state.network_state, batch)
     files = ()
-    if processes.is_main():
+    if processes.is_main():  # before the look, which takes memory that there may not be
       files = write_inspection(self.workdir, step, state.params, batch)
+    try:
+      where = '; '.join(first_nonfinite(self.network, state.params, state.network_state, batch))
+    except Exception as error:  # of a device without memory for it, most likely
+      where = f'unknown, the look at it failed ({" ".join(str(error).split())[:200]})'
     kept = (self.workdir / 'checkpoints').exists()  # a linear probe has none
+    many = f', as of the {self._skipped - 1} steps before it,' if self.choice == 'skip' else ''
+    advice = "A lower learning rate, a smaller clipping or on_nonfinite='skip' may help"
+    if self.choice == 'skip':
+      advice = (
+        f'A run ends with {MOST_SKIPPED} of them in a row. A lower learning rate or a smaller '
+        'clipping may help'
+      )
     raise NonFiniteError(
-      f'The loss ({loss}) or gradient of step {step} is not finite, at '
-      f'learning rate {rate:.3g}. In its forward pass: {"; ".join(where)}. Its parameters and '
-      'batch are in '
-      f'{" and ".join(map(str, files)) or self.workdir}. A lower learning rate, a smaller clipping '
-      "or on_nonfinite='skip' may help; the same command starts again at the "
-      f'{"last checkpoint" if kept else "beginning"}.'
+      f'The loss ({loss}) or gradient of step {step}{many} is not finite, at '
+      f'learning rate {rate:.3g}. In its forward pass: {where}. Its parameters and batch are in '
+      f'{" and ".join(map(str, files)) or self.workdir}. {advice}; the same command starts again '
+      f'at the {"last checkpoint" if kept else "beginning"}.'
     )
 
 
@@ -109,11 +130,17 @@ def first_nonfinite(
     seen.extend(found)
     return found
 
-  found = jax.device_get(run(params, network_state, batch.images[0]))
-  broken = [name for name in seen if not found[name][0]]
+  images, found = batch.images[0], {}
+  for begin in range(0, len(images), _EXAMPLES_AT_ONCE):
+    part = jax.device_get(run(params, network_state, images[begin : begin + _EXAMPLES_AT_ONCE]))
+    for name, (finite, size) in part.items():
+      others = found.get(name, (True, 0.0))
+      found[name] = (others[0] and bool(finite), max(others[1], float(size)))
+  names = list(dict.fromkeys(seen))  # a second shape is traced again
+  broken = [name for name in names if not found[name][0]]
   if broken:
     return [f'{name}: NaN or infinite values' for name in broken[:3]]
-  largest = sorted(seen, key=lambda name: -found[name][1])[:3]
+  largest = sorted(names, key=lambda name: -found[name][1])[:3]
   return [f'{name}: finite, at most {found[name][1]:.3g} in size' for name in largest]
 
 

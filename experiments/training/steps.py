@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -31,6 +32,7 @@ AXIS = 'devices'
 # several steps in flight there can starve one another for ever.
 _STEPS_IN_FLIGHT = {'cpu': 0}
 _DEFAULT_STEPS_IN_FLIGHT = 2
+_MOVES = np.float32(0)  # nothing before the step broke
 
 
 class TrainState(NamedTuple):
@@ -94,13 +96,17 @@ def make_train_step(
 
   Devices: None is all of this machine's; those of a described topology can be compiled for.
 
+  A third argument, a float32 scalar, leaves the state as it was unless it is 0: given 'nonfinite'
+  of the step before, nothing moves any more once a step broke, however many are in flight, and the
+  host need not wait to know.
+
   The state is donated. Metrics are float32 scalars averaged over the whole batch: those of
   `gradients.make_gradient`, 'learning_rate', 'gradient_norm', 'nonfinite' (1 if the step was left
   out), 'weight_norm/<parameter group>' and, with clipping, `step_metrics.clipped_shares`.
   """
   gradient = make_gradient(network, settings)
 
-  def step(state: TrainState, batch: Batch):
+  def step(state: TrainState, batch: Batch, halted: jax.Array):
     key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
     key = jax.random.fold_in(key, lax.axis_index(AXIS))
     grads, (metrics, network_state) = gradient(state.params, state.network_state, key, batch)
@@ -135,12 +141,32 @@ def make_train_step(
     # skipped. The selection joins the loops that compute the update: no time on a TPU, and 3 % of
     # F0's step on a CPU, which copies what it reads and donates.
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
-    metrics['nonfinite'] = 1.0 - finite.astype(jnp.float32)
-    return _select(finite, new_state, state), metrics
+    moves = finite & (halted == 0)
+    metrics['nonfinite'] = 1.0 - moves.astype(jnp.float32)
+    return _select(moves, new_state, state), metrics
 
-  return jax.pmap(
-    step, AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices
+  mapped = jax.pmap(
+    step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0, devices=devices
   )
+  return TrainStep(mapped)
+
+
+class TrainStep:
+  """What `make_train_step` returns."""
+
+  def __init__(self, mapped: Any):
+    """Takes the mapped function of three arguments."""
+    self._mapped = mapped
+
+  def __call__(
+    self, state: TrainState, batch: Batch, halted: Any = _MOVES
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Makes a step."""
+    return self._mapped(state, batch, halted)
+
+  def lower(self, state: Any, batch: Any, halted: Any = _MOVES) -> Any:
+    """Lowers it, as functions of `jax.jit` do."""
+    return self._mapped.lower(state, batch, halted)
 
 
 def make_eval_step(
@@ -238,10 +264,18 @@ def _mean_state(network_state: Any) -> Any:
   )
 
 
-def _select(condition: jax.Array, new: Any, old: Any) -> Any:
-  """The new floating-point leaves if the condition holds, else the old; always the new integers."""
-  return jax.tree.map(
-    lambda n, o: jnp.where(condition, n, o) if jnp.issubdtype(n.dtype, jnp.floating) else n,
-    new,
-    old,
+def _select(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+  """The new state if the condition holds, else the old with the numbers of updates of the new.
+
+  Those are the step and the optimiser's integers, which the schedule follows. The integers of the
+  network's state count what its averages have seen, so that they stay as well.
+  """
+
+  def choose(n: jax.Array, o: jax.Array) -> jax.Array:
+    return jnp.where(condition, n, o)
+
+  chosen = jax.tree.map(choose, new, old)
+  opt_state = jax.tree.map(
+    lambda n, c: c if jnp.issubdtype(n.dtype, jnp.floating) else n, new.opt_state, chosen.opt_state
   )
+  return chosen._replace(step=new.step, opt_state=opt_state)

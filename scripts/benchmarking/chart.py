@@ -61,7 +61,7 @@ def _draw_lines(lines: list[dict[str, Any]], footnote: str) -> Figure:
         one['x'], milliseconds, errors, color=color, marker=marker, markersize=5, linewidth=1.6,
         capsize=2, label=f'{_label(one["contestant"])}: slope {one["slope"]:.2f}',
       )  # fmt: skip
-    axes.set_title(panel[0], fontsize='medium')
+    axes.set_title(panel[0], fontsize='medium', parse_math=False)
     axes.set_xscale('log', base=2)
     axes.set_yscale('log')
     x = sorted({value for one in here for value in one['x']})

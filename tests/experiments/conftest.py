@@ -22,7 +22,9 @@ def start_training(tmp_path_factory):
   # The processes share their compiled programs: most of a short run is compilation.
   cache = tmp_path_factory.mktemp('compilation_cache')
 
-  def start(workdir, *arguments, devices=1, config=CONFIG, program='train'):
+  def start(
+    workdir, *arguments, devices=1, config=CONFIG, program='train', start_new_session=False
+  ):
     environment = {
       **os.environ,
       'JAX_COMPILATION_CACHE_DIR': str(cache),
@@ -39,6 +41,7 @@ def start_training(tmp_path_factory):
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
+      start_new_session=start_new_session,
     )
 
   return start

@@ -6,10 +6,10 @@ can be pickled for the worker processes.
 
 from experiments.data.settings import DataSettings
 from experiments.data.sources import folder, in_memory, packed_folder, tfds
-from experiments.data.sources.source import Example, ReadError, Source
+from experiments.data.sources.source import Example, MachineError, ReadError, Source
 from experiments.runtime import local_paths
 
-__all__ = ['Example', 'ReadError', 'Source', 'file_stats', 'open_sources']
+__all__ = ['Example', 'MachineError', 'ReadError', 'Source', 'file_stats', 'open_sources']
 
 
 def open_sources(settings: DataSettings) -> tuple[Source, Source]:

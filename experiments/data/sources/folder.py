@@ -39,9 +39,18 @@ class FolderSource:
   def __len__(self) -> int:
     return len(self.files.names)
 
+  @property
+  def labels(self) -> list[int]:
+    """See Source."""
+    return self.files.labels
+
   def __getitem__(self, index: int) -> Example:
     name = self.files.names[index]
-    image = picture_files.read(self.root / name)
+    try:
+      image = picture_files.read(self.root / name)
+    except OSError as error:
+      error.filename = name  # as in all other messages
+      raise
     return Example(image=image, label=self.files.labels[index], name=name)
 
 

@@ -73,6 +73,8 @@ class SyntheticSource:
   def paths(self) -> list[pathlib.Path]:
     return []
 
+  labels = None  # a rule
+
   def __len__(self) -> int:
     return self.size
 

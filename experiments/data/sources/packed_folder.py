@@ -17,7 +17,7 @@ from array_record.python import array_record_data_source, array_record_module
 
 from experiments.data.settings import DataSettings
 from experiments.data.sources import folder
-from experiments.data.sources.source import Example, ReadError
+from experiments.data.sources.source import Example, ReadError, blame_machine
 from experiments.runtime.errors import DataError
 from nfnets import picture_files
 
@@ -93,7 +93,8 @@ class Records:
     """Returns one picture file; raises ValueError if its record is damaged."""
     try:
       return self._source[place]
-    except RuntimeError as error:
+    except (OSError, RuntimeError, ValueError) as error:
+      blame_machine(error, f'record {place} of {self._path}')
       raise ValueError(f'its record is damaged ({str(error).partition(";")[0]})') from None
 
 
@@ -115,6 +116,11 @@ class PackedSource:
 
   def __len__(self) -> int:
     return len(self.files.names)
+
+  @property
+  def labels(self) -> list[int]:
+    """See Source."""
+    return self.files.labels
 
   def __getitem__(self, index: int) -> Example:
     name = self.files.names[index]

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from experiments.data.settings import DataSettings
-from experiments.data.sources.source import Example, ReadError
+from experiments.data.sources.source import Example, ReadError, blame_machine
 from experiments.runtime.errors import DataError
 
 
@@ -17,6 +17,7 @@ class TfdsSource:
   records: Sequence[dict]
   split: str
   class_names: tuple[str, ...]
+  labels = None  # in the records
   origin: str
   folder: str  # of the files
 
@@ -34,6 +35,7 @@ class TfdsSource:
     try:
       record = self.records[index]
     except Exception as error:  # array_record's and protobuf's have no common type
+      blame_machine(error, name)
       reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(';')[0]
       raise ReadError(name, f'its record is damaged ({reason})') from None
     name = record.get('file_name', name)

@@ -1,6 +1,10 @@
 """Pictures that cannot be used: replaced or masked, named, and too many of them an error."""
 
+import errno
 import itertools
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -9,7 +13,7 @@ from small_batches import assert_same, labels_of, make_settings, take
 
 from experiments import data
 from experiments.data import sources
-from experiments.data.sources import in_memory
+from experiments.data.sources import folder, in_memory
 from experiments.runtime.errors import DataError
 from nfnets import images
 
@@ -113,3 +117,153 @@ def test_labels_out_of_range_are_named(monkeypatch):
   assert np.bincount(labels).tolist() == [4, 4 * 4, 4]  # both give way to picture 5
   with pytest.raises(DataError, match='2 of 6 pictures are unreadable'):
     list(data.test_batches(make_settings(max_corrupt_fraction=0.2), 1))
+
+
+# ---------------------------------------------------------------- while a run goes on
+
+
+def test_a_picture_that_vanishes_ends_the_run_by_name(pictures):
+  settings = _folder_settings(pictures, max_corrupt_fraction=0.5)
+  with data.train_batches(settings, 0, 1) as batches:
+    next(batches)
+    (pictures / 'train/class2/3.png').unlink()
+    sentence = r'the picture train/class2/3\.png cannot be opened any more \(No such file'
+    with pytest.raises(DataError, match=sentence):
+      list(itertools.islice(batches, 9))
+  settings = _folder_settings(pictures, max_corrupt_fraction=0.5, eval_batch_size=1)
+  with data.test_batches(settings, 1) as batches:
+    next(batches)
+    (pictures / 'test/class3/0.png').unlink()
+    (pictures / 'test/class3').rmdir()
+    with pytest.raises(DataError, match=r'test/class3/0\.png cannot be opened any more'):
+      list(batches)
+
+
+def test_most_of_a_class_ends_the_run_by_name(pictures):
+  settings = _folder_settings(pictures, max_corrupt_fraction=0.5)
+  for i in range(3):
+    (pictures / f'train/class1/{i}.png').write_bytes(b'')
+  take(settings, 10)
+  (pictures / 'train/class1/3.png').write_bytes(b'')
+  with pytest.raises(DataError, match="4 of the 5 pictures of the class 'class1' are unreadable"):
+    take(settings, 10)
+  take(_folder_settings(pictures, max_corrupt_fraction=1.0), 10)
+
+
+def test_a_picture_that_becomes_a_pipe_is_replaced(pictures):
+  settings = _folder_settings(pictures, max_corrupt_fraction=0.5)
+  with data.train_batches(settings, 0, 1) as batches:
+    next(batches)
+    (pictures / 'train/class0/1.png').unlink()
+    os.mkfifo(pictures / 'train/class0/1.png')
+    list(itertools.islice(batches, 9))
+    assert 'it is a pipe' in batches.corrupt['train/class0/1.png']
+
+
+# ---------------------------------------------------------------- the machine's errors
+
+
+@pytest.mark.parametrize('number', [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOSPC])
+def test_errors_of_the_machine_are_not_the_pictures(pictures, monkeypatch, number):
+  settings = _folder_settings(pictures, max_corrupt_fraction=1.0)
+
+  def fails(path):
+    raise OSError(number, os.strerror(number), str(path))
+
+  monkeypatch.setattr(folder.picture_files, 'read', fails)
+  sentence = rf'the picture t\w+/class\d/\d\.png cannot be read: {os.strerror(number)}\. That'
+  with pytest.raises(DataError, match=sentence):
+    take(settings, 1)
+  with pytest.raises(DataError, match=sentence):
+    list(data.test_batches(settings, 1))
+
+
+def test_memory_that_runs_out_is_not_the_pictures_fault(pictures, monkeypatch):
+  def fails(_):
+    raise MemoryError
+
+  monkeypatch.setattr(images, 'decode', fails)
+  with pytest.raises(DataError, match='Cannot allocate memory'):
+    take(_folder_settings(pictures, max_corrupt_fraction=1.0), 1)
+
+
+FEW_FILES = """
+import pathlib, pickle, resource, sys
+from experiments.data.sources import MachineError, packed_folder, tfds
+from array_record.python import array_record_data_source
+from grain.python import ArrayRecordDataSource
+
+class Dicts:
+  def __init__(self, records):
+    self.records = records
+  def __len__(self):
+    return len(self.records)
+  def __getitem__(self, index):
+    return {'image': self.records[index], 'label': 0}
+
+paths = sorted(map(str, pathlib.Path(sys.argv[1]).glob('*.array_record')))
+# As a worker process gets them: opened when first read.
+records = pickle.loads(pickle.dumps(packed_folder.Records(pathlib.Path(sys.argv[1]))))
+shards = tfds.TfdsSource(Dicts(ArrayRecordDataSource(paths)), 'train', ('a',))
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+for source in (records, shards):
+  try:
+    print('read', source[0])
+  except MachineError as error:
+    print(error)
+"""
+
+
+def test_too_many_open_files_in_array_records(tmp_path):
+  from array_record.python import array_record_module
+
+  for name in ('pictures', 'more'):
+    path = str(tmp_path / f'{name}.array_record')
+    writer = array_record_module.ArrayRecordWriter(path, 'group_size:1')
+    writer.write(b'record')
+    writer.close()
+  done = subprocess.run(
+    [sys.executable, '-c', FEW_FILES, str(tmp_path)], capture_output=True, text=True, timeout=120
+  )
+  lines = done.stdout.splitlines()
+  assert len(lines) == 2, done.stdout + done.stderr
+  assert lines[0].startswith('record 0 of '), lines
+  assert lines[1].startswith('train[0] cannot be read: Too many open files.'), lines
+  assert all('ulimit -n' in line for line in lines)
+
+
+# ---------------------------------------------------------------- over hosts and starts
+
+
+def test_the_count_survives_a_resume_and_is_of_all_hosts(pictures, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run')
+  for label in range(3):
+    (pictures / f'train/class{label}/0.png').write_bytes(b'')
+  settings = _folder_settings(pictures, max_corrupt_fraction=0.5)
+
+  def host(index, start, count):
+    with data.train_batches(settings, start, 1, index, 2, workdir=workdir) as batches:
+      list(itertools.islice(batches, count))
+      return batches.unreadable.count()
+
+  assert host(0, 0, 40) == 3
+  assert host(1, 0, 40) == 3  # the same ones, once each
+  (pictures / 'train/class0/0.png').write_bytes((pictures / 'train/class0/1.png').read_bytes())
+  assert host(0, 10, 0) == 3  # nothing met yet after a resume
+  assert host(1, 10, 40) == 3  # two again
+  (pictures / 'train/class3/2.png').write_bytes(b'')
+  assert host(1, 20, 40) == 4
+  assert host(0, 30, 0) == 4
+  with (workdir / 'unreadable_pictures.0.jsonl').open('a') as file:
+    file.write('{"name": "half')
+  assert host(0, 30, 0) == 4
+
+
+def test_a_new_start_forgets_the_record(pictures, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run')
+  (pictures / 'train/class0/0.png').write_bytes(b'')
+  settings = _folder_settings(pictures, max_corrupt_fraction=0.5)
+  take(settings, 5, workdir=workdir)
+  assert [path.name for path in workdir.iterdir()] == ['unreadable_pictures.0.jsonl']
+  take(settings, 0, workdir=workdir)
+  assert not list(workdir.iterdir())

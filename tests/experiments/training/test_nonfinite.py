@@ -6,11 +6,12 @@ import re
 import haiku as hk
 import jax
 import numpy as np
+import optax
 import pytest
 
 from experiments.data import NATURAL_LAYOUT, Batch
 from experiments.runtime.errors import NonFiniteError
-from experiments.training import nonfinite
+from experiments.training import gradients, nonfinite, steps
 from experiments.training.steps import TrainState
 from nfnets import weights
 
@@ -86,3 +87,105 @@ def test_a_broken_step_may_be_left_out(tmp_path, capsys):
   policy.check(7, metrics, batch, state)
   assert capsys.readouterr().out.startswith('step 7 was left out')
   assert not list(tmp_path.iterdir())
+
+
+def test_skipping_has_an_end(tmp_path, capsys):
+  policy, metrics, batch, state = broken_probe(tmp_path, 'skip')
+  fine = {**metrics, 'nonfinite': np.float32(0)}
+  for step in range(1, 100):
+    policy.check(step, metrics, batch, state)
+  policy.check(100, fine, batch, state)  # one that moves starts the count again
+  for step in range(101, 200):
+    policy.check(step, metrics, batch, state)
+  sentence = 'of step 200, as of the 99 steps before it, is not.*ends with 100 of them in a row'
+  with pytest.raises(NonFiniteError, match=sentence):
+    policy.check(200, metrics, batch, state)
+  assert (tmp_path / 'nonfinite_step_200_batch.npz').exists()
+
+
+def test_what_a_person_needs_is_written_before_the_look(tmp_path, monkeypatch):
+  policy, metrics, batch, state = broken_probe(tmp_path, 'stop')
+
+  def fails(*_):
+    assert (tmp_path / 'nonfinite_step_7.safetensors').exists()
+    raise RuntimeError('RESOURCE_EXHAUSTED: out of memory')
+
+  monkeypatch.setattr(nonfinite, 'first_nonfinite', fails)
+  with pytest.raises(NonFiniteError, match=r'unknown, the look at it failed \(RESOURCE_EXHAUSTED'):
+    policy.check(7, metrics, batch, state)
+
+
+def test_the_look_takes_few_examples_at_once():
+  sizes = []
+
+  def network(images, is_training):
+    sizes.append(len(images))
+    return {'logits': hk.Linear(2, name='head')(images)}
+
+  transformed = hk.transform_with_state(network)
+  images = np.ones((1, 19, 3), np.float32)
+  params, state = transformed.init(jax.random.key(0), images[0], False)
+  sizes.clear()
+  images[0, 17] = np.nan  # in the last part
+  batch = Batch(images, *[np.zeros((1, 19))] * 4)
+  found = nonfinite.first_nonfinite(transformed, params, state, batch)
+  assert found == ['head: NaN or infinite values']
+  assert max(sizes) == 8
+
+
+def test_the_parameters_of_the_broken_step_are_kept_with_steps_in_flight(tmp_path, monkeypatch):
+  """As on an accelerator: the host looks at a step when two later ones are under way."""
+  network = hk.transform_with_state(
+    lambda images, is_training: {'logits': hk.Linear(2, name='linear')(hk.Flatten()(images))}
+  )
+  monkeypatch.setattr(steps, '_STEPS_IN_FLIGHT', {'cpu': 2})
+  settings = gradients.StepSettings(
+    schedule=lambda _: 1.0, label_smoothing=0.0, ema_decay=0.9, compute_dtype='float32', seed=0
+  )
+  train_step = steps.make_train_step(network, optax.sgd(1.0), settings)
+  state = steps.init_state(network, optax.sgd(1.0), 0, 1)
+  policy = nonfinite.Policy('stop', tmp_path, network, NATURAL_LAYOUT)
+  in_flight = steps.InFlight(lambda *finished: policy.check(*finished, state))
+  labels = np.zeros((1, 4), np.int32)
+  halted, before = np.float32(0), None
+
+  def go():
+    nonlocal state, halted, before
+    for step in range(1, 8):
+      value = np.nan if step == 3 else float(step)
+      images = np.full((1, 4, 1, 1, 3), value, np.float32)
+      batch = Batch(images, labels, labels, np.ones((1, 4), np.float32), np.ones((1, 4)))
+      if step == 3:
+        before = jax.device_get(state.params)
+      state, metrics = train_step(state, batch, halted)
+      halted = policy.halts(metrics)
+      in_flight.add(step, metrics, batch)
+    raise AssertionError('it went on')
+
+  with pytest.raises(NonFiniteError, match='of step 3 is not finite'):
+    go()
+  assert int(state.step) == 5  # two more were made
+  written, _ = weights.load(tmp_path / 'nonfinite_step_3.safetensors')
+  np.testing.assert_array_equal(written['linear']['w'], before['linear']['w'])
+
+
+def test_a_skipped_step_leaves_batch_normalisation_alone():
+  def network(images, is_training):
+    x = hk.BatchNorm(True, True, 0.9)(images, is_training)
+    return {'logits': hk.Linear(2)(hk.Flatten()(x))}
+
+  transformed = hk.transform_with_state(network)
+  settings = gradients.StepSettings(
+    schedule=lambda _: 0.1, label_smoothing=0.0, ema_decay=0.9, compute_dtype='float32', seed=0
+  )
+  train_step = steps.make_train_step(transformed, optax.sgd(0.1), settings)
+  state = steps.init_state(transformed, optax.sgd(0.1), 0, 2)
+  labels, ones = np.zeros((1, 4), np.int32), np.ones((1, 4), np.float32)
+  good = np.random.default_rng(0).normal(size=(1, 4, 2, 2, 3)).astype(np.float32)
+  state, _ = train_step(state, Batch(good, labels, labels, ones, ones))
+  before = jax.device_get(state)
+  state, metrics = train_step(state, Batch(good * np.nan, labels, labels, ones, ones))
+  assert metrics['nonfinite'] == 1
+  assert int(state.step) == 2
+  for tree in ('params', 'network_state', 'ema_params', 'ema_network_state'):
+    jax.tree.map(np.testing.assert_array_equal, getattr(state, tree), getattr(before, tree))
