@@ -27,6 +27,7 @@ DOCS = [
   'mkdocstrings[python]>=1.0,<2',
   'ruff>=0.15,<1',  # lays out the signatures
 ]
+ONNX = ['onnx>=1.17,<2', 'onnxruntime>=1.20,<2']
 EXPORT = ['flatbuffers>=24.3,<26']  # StableHLO files
 HUB = ['huggingface_hub>=1.0,<3']  # timm's weights
 
@@ -58,12 +59,20 @@ setup(
     'docs': DOCS,
     'export': EXPORT,
     'hub': HUB,
-    'onnx': ['jax2onnx>=0.12,<0.18', 'onnxruntime>=1.20,<2'],
+    'onnx': ONNX,
     'train': TRAIN,
     'tfds': [*TRAIN, 'tensorflow>=2.20,<3'],  # only to prepare data sets
     'gpu': ['jax[cuda13]>=0.10,<0.12'],
     'tpu': ['jax[tpu]>=0.10,<0.12'],
-    'dev': [*TRAIN, *EXPORT, *HUB, 'pytest>=8.4,<10', 'pytest-xdist>=3.8,<4', 'ruff>=0.15,<1'],
+    'dev': [
+      *TRAIN,
+      *EXPORT,
+      *HUB,
+      *ONNX,
+      'pytest>=8.4,<10',
+      'pytest-xdist>=3.8,<4',
+      'ruff>=0.15,<1',
+    ],
   },
   classifiers=[
     'Programming Language :: Python :: 3.11',

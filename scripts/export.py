@@ -11,7 +11,13 @@ import sys
 from experiments.runtime import platforms
 from nfnets import deploy, load_pretrained, weights
 
-SUFFIXES = {'.safetensors': 'safetensors', '.stablehlo': 'stablehlo', '.onnx': 'onnx'}
+SUFFIXES = {
+  '.safetensors': 'safetensors',
+  '.stablehlo': 'stablehlo',
+  '.onnx': 'onnx',
+  '': 'saved_model',
+}
+_KEPT = ('class_names', 'eval_mode', 'eval_size')  # what a run says of how its weights are used
 
 
 def main() -> int:
@@ -41,39 +47,40 @@ def main() -> int:
 @platforms.explained()
 def export(arguments: argparse.Namespace) -> None:
   """Loads, folds, writes, and says what it wrote."""
-  kind = arguments.format or SUFFIXES.get(arguments.out.suffix, 'saved_model')
+  kind = arguments.format or _kind_of(arguments.out)
   params, spec, name = load_pretrained(arguments.weights)
+  said = _what_the_file_says(arguments.weights)
   if not arguments.no_fold and not deploy.is_folded(spec):
     params, spec = deploy.fold(params, spec)
   options = {'size': arguments.size, 'batch_size': arguments.batch_size}
   if kind == 'safetensors':
-    weights.save(arguments.out, params, spec=spec.to_dict())
+    weights.save(arguments.out, params, spec=spec.to_dict(), metadata=said)
+  elif kind == 'onnx':
+    deploy.export_onnx(arguments.out, params, spec, **options, metadata=said)
   else:
-    write = {
-      'stablehlo': deploy.export_stablehlo,
-      'onnx': write_onnx,
-      'saved_model': write_saved_model,
-    }[kind]
+    write = {'stablehlo': deploy.export_stablehlo, 'saved_model': write_saved_model}[kind]
     write(arguments.out, params, spec, **options)
   count = sum(x.size for entries in params.values() for x in entries.values())
   print(f'{name}: {count:,} parameters as {kind} in {arguments.out}')
 
 
-def write_onnx(path, params, spec, *, size: int | None, batch_size: int | None) -> None:
-  """Writes images [N, H, W, 3] float32 -> logits as an ONNX file."""
-  try:
-    import jax2onnx
-  except ImportError as error:
-    raise ImportError("ONNX files need jax2onnx: pip install 'nfnets[onnx]'.") from error
-  size = size or spec.test_size
-  # Grouped convolutions stay grouped: that is what ONNX runtimes are good at.
-  with deploy.portable():
-    jax2onnx.to_onnx(
-      deploy.predictor(params, spec),
-      inputs=[(batch_size or 'B', size, size, 3)],
-      return_mode='file',
-      output_path=str(path),
+def _kind_of(out: pathlib.Path) -> str:
+  """The format that a suffix stands for; no suffix is a folder."""
+  kind = SUFFIXES.get(out.suffix.lower())
+  if kind is None:
+    raise ValueError(
+      f'{out} ends in {out.suffix}, which stands for no format: use one of '
+      f'{", ".join(filter(None, SUFFIXES))}, no suffix for the folder of a SavedModel, or --format.'
     )
+  return kind
+
+
+def _what_the_file_says(name: str) -> dict[str, str]:
+  """Class names and how pictures are prepared, from a file of this library; nothing from others."""
+  if not pathlib.Path(name).is_file() or not weights.is_safetensors(name):
+    return {}
+  metadata = weights.read_metadata(name)
+  return {key: metadata[key] for key in _KEPT if key in metadata}
 
 
 def write_saved_model(path, params, spec, *, size: int | None, batch_size: int | None) -> None:

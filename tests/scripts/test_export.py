@@ -55,3 +55,25 @@ def test_weights_without_a_classifier_give_no_labels(export, resnet_file, tmp_pa
   assert code == 1
   assert 'no classifier (BN_ResNet/~/linear with w and b)' in err
   assert not (tmp_path / 'net.stablehlo').exists()
+
+
+def test_class_names_and_preparation_stay_with_the_weights(export, resnet_file, tmp_path):
+  params, metadata = weights.load(resnet_file)
+  said = {'class_names': '["a", "b", "c"]', 'eval_mode': 'resize', 'eval_size': '24'}
+  weights.save(tmp_path / 'run.safetensors', params, spec=metadata['spec'], metadata=said)
+  code, _, _ = export(tmp_path / 'run.safetensors', tmp_path / 'folded.SafeTensors')
+  assert code == 0
+  assert weights.read_metadata(tmp_path / 'folded.SafeTensors').items() >= said.items()
+  onnx = pytest.importorskip('onnx')
+  code, out, _ = export(tmp_path / 'run.safetensors', tmp_path / 'net.onnx')
+  assert code == 0
+  assert 'parameters as onnx in' in out
+  kept = {entry.key: entry.value for entry in onnx.load(tmp_path / 'net.onnx').metadata_props}
+  assert kept.items() >= said.items()
+
+
+def test_an_unknown_suffix_is_refused(export, resnet_file, tmp_path):
+  code, _, err = export(resnet_file, tmp_path / 'net.pb')
+  assert code == 1
+  assert 'ends in .pb, which stands for no format: use one of .safetensors' in err
+  assert not list(tmp_path.iterdir())
