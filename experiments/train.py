@@ -127,6 +127,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       return {}
 
   # -------------------------------------------------------------------- report
+  policy.check_end(state)
   figures = {
     **(tested or _evaluate(run, eval_step, state)),
     'corrupt_training_pictures': batches.unreadable.count(),
