@@ -109,6 +109,7 @@ def _train(
     if log.due(step):
       log.write(step, step_metrics)
   in_flight.drain()
+  policy.check_end(state)
   return state
 
 

@@ -140,6 +140,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
       return {}
 
   # -------------------------------------------------------------------- report
+  policy.check_end(state)
   figures = {
     **(tested or _evaluate(run, eval_step, state)),
     'corrupt_training_pictures': batches.unreadable.count(),

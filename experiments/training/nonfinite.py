@@ -93,6 +93,21 @@ class Policy:
       f'at the {"last checkpoint" if kept else "beginning"}.'
     )
 
+  def check_end(self, state: TrainState) -> None:
+    """Looks at the parameters after the last step, whose update no later step has judged.
+
+    Raises:
+      NonFiniteError: some are NaN or infinite.
+    """
+    for module, entries in state.params.items():
+      for name, value in entries.items():
+        value = value.addressable_data(0) if isinstance(value, jax.Array) else value
+        if not np.all(np.isfinite(value)):
+          raise NonFiniteError(
+            f'The last update made {module}/{name} NaN or infinite, so no weights are written. A '
+            'lower learning rate or a smaller clipping may help.'
+          )
+
 
 def first_nonfinite(
   network: hk.TransformedWithState, params: Any, network_state: Any, batch: Batch

@@ -189,3 +189,10 @@ def test_a_skipped_step_leaves_batch_normalisation_alone():
   assert int(state.step) == 2
   for tree in ('params', 'network_state', 'ema_params', 'ema_network_state'):
     jax.tree.map(np.testing.assert_array_equal, getattr(state, tree), getattr(before, tree))
+
+
+def test_an_update_that_no_later_step_judges_ends_the_run(tmp_path):
+  policy, _, _, state = broken_probe(tmp_path, 'skip')
+  with pytest.raises(NonFiniteError, match='The last update made head/w NaN or infinite'):
+    policy.check_end(state)
+  policy.check_end(state._replace(params={'head': {'w': np.ones((3, 2), np.float32)}}))
