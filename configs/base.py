@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
 
   config.optimizer = ConfigDict()
   config.optimizer.name = 'sgd'  # with Nesterov momentum, as published; or 'adamw'
-  config.optimizer.learning_rate = 0.1  # per 256 images of the global batch; 0 to 1,000
+  config.optimizer.learning_rate = 0.1  # per 256 images of the global batch; 0 to 1e38
   config.optimizer.warmup_epochs = 5.0  # 0 to half the run, to which more is cut with a warning
   config.optimizer.final_learning_rate = 0.0  # not scaled by the batch; 0 to the highest
   config.optimizer.momentum = 0.9  # 'sgd'; 0 to below 1

@@ -47,7 +47,7 @@ FIELDS: dict[str, Row] = {
   'model.remat': Several(Number(0, 100, whole=True)),
   'model.stem_space_to_depth': Choice(SPACE_TO_DEPTH),
   'optimizer.name': Choice(('sgd', 'adamw')),
-  'optimizer.learning_rate': Number(0, 1000),
+  'optimizer.learning_rate': Number(0, 1e38),  # of float32; `on_nonfinite` is for what diverges
   'optimizer.warmup_epochs': Number(0, 1_000_000),
   'optimizer.final_learning_rate': Number(0, 1000),
   'optimizer.momentum': _DECAY,
