@@ -167,6 +167,7 @@ class NFBackbone(hk.Module):
     if num_classes < 1:
       raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
     self.spec = spec
+    self.num_stages = len(spec.depth)
     self.activation = _activation(spec)
     # No convolution follows the last activation, so nothing can hold a folded network's gamma.
     conventions = spec.conventions

@@ -65,10 +65,11 @@ def strategy(
       which the update is quicker with; `jax.export` takes no such program. `experiments.train`
       switches it on; it is off by default.
     rematerialize: numbers, from 0, of the stages whose blocks are computed again for the gradient
-      as a whole (`hk.remat`), on every machine: less memory, more time.
+      as a whole (`hk.remat`): less memory, more time. A training step on a CPU leaves it out: there
+      it would keep more than what `training_step` does by itself.
 
   Raises:
-    ValueError: there is no such choice.
+    ValueError: there is no such choice; from a network, it has no such stage.
   """
   given = {
     'convolutions': convolutions,
@@ -113,9 +114,19 @@ def keeps_layout() -> bool:
 
 
 def _rematerialized(call: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-  """Runs the blocks of the chosen stages under `hk.remat`; a block has an attribute `stage`."""
-  stage = getattr(context.module, 'stage', None)
-  if context.method_name != '__call__' or stage not in current().rematerialize:
+  """Runs the blocks of the chosen stages under `hk.remat`.
+
+  A block has an attribute `stage`, its number, and a network `num_stages`.
+  """
+  chosen = current().rematerialize
+  count = getattr(context.module, 'num_stages', None)
+  if count is not None and not all(0 <= stage < count for stage in chosen):
+    raise ValueError(
+      f'rematerialize={chosen} names a stage that {context.module.name} does not have: its '
+      f'{count} stages are 0 to {count - 1}.'
+    )
+  is_block = context.method_name == '__call__' and getattr(context.module, 'stage', None) in chosen
+  if not is_block or recomputes():
     return call(*args, **kwargs)
   x, *rest = args
   return hk.remat(lambda x: call(x, *rest, **kwargs))(x)

@@ -128,3 +128,33 @@ def test_chosen_stages_are_computed_again_with_the_same_gradient(monkeypatch, st
   assert ['feature_group_count=2' in text for text in texts] == [False, True]
   for ours, plain in zip(*map(jax.tree.leaves, outcomes), strict=True):
     np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_rematerialized_stages_take_no_more_memory_on_a_cpu_and_must_be_there():
+  spec = nfnets.ModelSpec(
+    width=(32, 32),
+    depth=(2, 2),
+    stride=(1, 2),
+    group_width=8,
+    head_channels=16,
+    stochdepth_rate=0.0,
+  )
+  net = hk.transform(lambda x: nfnets.NFNet(5, spec)(x, is_training=True)['logits'])
+  images = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
+  params = jax.eval_shape(net.init, jax.random.key(0), images)
+
+  def memory(stages):
+    def loss(params, images):
+      return jnp.mean(net.apply(params, None, images) ** 2)
+
+    with strategy('cpu', training_step=True, rematerialize=stages):
+      compiled = jax.jit(jax.grad(loss)).lower(params, images).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert memory((0, 1)) <= memory(())
+  for stages in ((2,), (-1,)):
+    with (
+      strategy(rematerialize=stages),
+      pytest.raises(ValueError, match='names a stage that NFNet does not have: its 2 stages are 0'),
+    ):
+      jax.eval_shape(net.init, jax.random.key(0), images)
