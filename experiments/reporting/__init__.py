@@ -1,0 +1,1 @@
+"""From numbers and predictions to files, pictures and lines on the console."""
