@@ -5,12 +5,17 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import tempfile
 
 import haiku as hk
 import jax
 import numpy as np
 import pytest
+
+# What a shell starts in the background ignores Ctrl-C, and so would the programs that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Downloads and compiled programs of the tests, and of programs that they start, stay among them.
 _CACHE = tempfile.TemporaryDirectory(prefix='nfnets-tests-')

@@ -76,9 +76,10 @@ def check_test_set(settings: DataSettings) -> None:
     made = make_example(index, out)
     if made.mask:
       return
-  (name, reason), *_ = made.unreadable
+  last, *_ = made.unreadable
   raise DataError(
-    f'none of the {len(test)} test pictures can be read, the last being {name} ({reason}): mend '
+    f'none of the {len(test)} test pictures can be read, the last being '
+    f'{last.name} ({last.reason}): mend '
     'them, or choose another data.test_split'
   )
 

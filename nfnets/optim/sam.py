@@ -5,7 +5,7 @@ A SAM step takes two gradients: `g` at the parameters, and then the one that the
 
 optax.contrib.sam alternates between two calls with state between them, or calls one gradient
 function twice; neither lets the first gradient be of other examples, or of one device alone, so
-the step composes `perturb` with its own gradients (`experiments/gradients.py`).
+the step composes `perturb` with its own gradients (`experiments/training/gradients.py`).
 """
 
 import math

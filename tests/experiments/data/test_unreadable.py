@@ -204,7 +204,7 @@ class Dicts:
 paths = sorted(map(str, pathlib.Path(sys.argv[1]).glob('*.array_record')))
 # As a worker process gets them: opened when first read.
 records = pickle.loads(pickle.dumps(packed_folder.Records(pathlib.Path(sys.argv[1]))))
-shards = tfds.TfdsSource(Dicts(ArrayRecordDataSource(paths)), 'train', ('a',))
+shards = tfds.TfdsSource(Dicts(ArrayRecordDataSource(paths)), 'train', ('a',), 'set/1.0 train', '')
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 for source in (records, shards):
   try:

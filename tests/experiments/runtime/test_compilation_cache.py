@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from configs import digits
@@ -146,6 +147,7 @@ def test_the_field_of_a_config_says_where(hits, capsys, monkeypatch, tmp_path):
   monkeypatch.setattr(evaluate, 'evaluate_file', lambda *_: {'top1': 1.0})
   config = digits.get_config()
   config.compilation_cache = str(tmp_path)
+  flags.FLAGS.mark_as_parsed()
   evaluate.main(types.SimpleNamespace(value=config), types.SimpleNamespace(value='file'))
   assert pathlib.Path(jax.config.jax_compilation_cache_dir).parent == tmp_path
   assert 'top1' in capsys.readouterr().out

@@ -38,7 +38,7 @@ def test_models_that_there_are_not(benchmark, capsys, tmp_path):
   assert benchmark.main([str(tmp_path / 'list.json')]) == 1
   assert 'must hold the fields of a ModelSpec' in capsys.readouterr().err
   assert benchmark.main(['F9']) == 1
-  assert "Error: Unknown model 'F9': did you mean" in capsys.readouterr().err
+  assert "Unknown model 'F9': did you mean" in capsys.readouterr().err
   with pytest.raises(ValueError, match='cannot be read'):
     session.read_model(str(tmp_path / 'missing.json'))
 
