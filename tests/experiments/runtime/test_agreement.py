@@ -9,6 +9,9 @@ import PIL.Image
 import pytest
 
 import nfnets
+from configs import base
+from experiments import data
+from experiments.data import sources
 from nfnets import weights
 
 
@@ -67,12 +70,15 @@ def test_hosts_with_different_classes_are_told_the_name(start_processes, ends_al
 
 def test_an_error_of_one_hosts_data_ends_a_run_on_its_way(start_processes, ends_alike, tmp_path):
   each = [[make_folder(tmp_path / f'host{i}', ['cat', 'dog'])] for i in range(2)]
-  for path in (tmp_path / 'host1').rglob('*.png'):
+  config = base.get_config()
+  config.data.update(source='folder', dir=str(tmp_path / 'host1'))
+  training, _ = sources.open_sources(data.DataSettings.from_config(config))
+  for path in training.paths():
     path.write_bytes(b'not a picture')
   both = start_processes(tmp_path / 'run', *FOLDER, processes=2, devices=1, each=each)
   outputs = ends_alike(both)
   assert 'process 1 of 2 fails: ' in outputs[1]
-  assert 'pictures are unreadable' in outputs[1]
+  assert 'are unreadable' in outputs[1]
   assert 'process 0 of 2 stops because process 1 failed: ' in outputs[0]
 
 
