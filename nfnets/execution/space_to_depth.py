@@ -98,7 +98,7 @@ def chain(
   images: jax.Array | SpaceToDepth,
   between: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-  """Returns convs[-1](between(...convs[1](between(convs[0](images))))), by calls of each layer.
+  """Returns images after a chain of convolutions, by a call of each layer.
 
   Args:
     convs: layers of `nfnets.layers`, called as `conv(x, before=function)`.
