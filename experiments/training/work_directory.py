@@ -48,9 +48,6 @@ NEUTRAL_FIELDS = frozenset(
     'data.space_to_depth',
     'model.remat',
     'model.stem_space_to_depth',
-    # What two of these were called before.
-    'data.packed_images',
-    'model.packed_stem',
   }
 )
 

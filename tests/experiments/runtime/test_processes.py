@@ -18,6 +18,7 @@ def run_to_the_end(processes, code=0):
   return outputs
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_continue_each_others_runs(
   start_processes, train, tmp_path
 ):
