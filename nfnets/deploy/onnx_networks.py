@@ -57,9 +57,6 @@ class _Network:
       attention = self.graph.activation(attention, activation if name == 'linear' else 'sigmoid')
     return self.graph.multiply(x, attention.name)
 
-  def features(self, images: Map) -> Map:
-    raise NotImplementedError
-
   def classify(self, x: Map, scale: float = 1.0) -> str:
     """The classifier on the mean of an activated map, which is to be multiplied by scale."""
     entries = self.params[f'{self.root}/linear']

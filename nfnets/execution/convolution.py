@@ -96,7 +96,7 @@ def _computed(
   """As `convolve`, of arrays."""
 
   def run(x: jax.Array, w: jax.Array, *bias: jax.Array) -> jax.Array:
-    x = x if before is None else _apart(before, groups)(x)
+    x = x if before is None else _applied(before, x, groups)
     out = _convolved(x, w, stride, padding, rate, groups)
     return out + bias[0].reshape((1,) * (out.ndim - 1) + (-1,)) if bias else out
 
@@ -117,20 +117,16 @@ def _check_size(
     )
 
 
-def _apart(function: Function, groups: int) -> Function:
-  """Returns a function that is to come before a convolution of so many groups.
+def _applied(function: Function, x: jax.Array, groups: int) -> jax.Array:
+  """Returns function(x), which is to come before a convolution of so many groups.
 
   Where the convolution has its groups along an axis, an elementwise function sees them so as well,
   and can become a part of the convolution.
   """
-
-  def run(x: jax.Array) -> jax.Array:
-    is_elementwise = activations.is_elementwise(function)
-    if not (is_elementwise and _is_along_axis(groups, x.shape[-1] // groups)):
-      return function(x)
-    return function(x.reshape(*x.shape[:-1], groups, -1)).reshape(x.shape)
-
-  return run
+  is_elementwise = activations.is_elementwise(function)
+  if not (is_elementwise and _is_along_axis(groups, x.shape[-1] // groups)):
+    return function(x)
+  return function(x.reshape(*x.shape[:-1], groups, -1)).reshape(x.shape)
 
 
 def _is_along_axis(groups: int, width: int) -> bool:

@@ -21,20 +21,10 @@ class Files(NamedTuple):
   labels: list[int]
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderSource:
-  """Encoded pictures in a tree of files, read when asked for."""
+class Listed:
+  """What the sources of listed files share, however the files are kept."""
 
-  root: pathlib.Path
   files: Files
-  class_names: tuple[str, ...]
-  origin: str = 'folder'
-
-  def labelled_names(self) -> Iterable[tuple[str, int]]:
-    return zip(*self.files, strict=True)
-
-  def paths(self) -> list[pathlib.Path]:
-    return [self.root / name for name in self.files.names]
 
   def __len__(self) -> int:
     return len(self.files.names)
@@ -43,6 +33,23 @@ class FolderSource:
   def labels(self) -> list[int]:
     """See Source."""
     return self.files.labels
+
+  def labelled_names(self) -> Iterable[tuple[str, int]]:
+    """See Source."""
+    return zip(*self.files, strict=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource(Listed):
+  """Encoded pictures in a tree of files, read when asked for."""
+
+  root: pathlib.Path
+  files: Files
+  class_names: tuple[str, ...]
+  origin: str = 'folder'
+
+  def paths(self) -> list[pathlib.Path]:
+    return [self.root / name for name in self.files.names]
 
   def __getitem__(self, index: int) -> Example:
     name = self.files.names[index]

@@ -99,7 +99,7 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedSource:
+class PackedSource(folder.Listed):
   """The pictures of a folder, in one file."""
 
   records: Records
@@ -108,19 +108,8 @@ class PackedSource:
   class_names: tuple[str, ...]
   origin: str = 'folder'  # the pictures are the same
 
-  def labelled_names(self) -> Iterable[tuple[str, int]]:
-    return zip(*self.files, strict=True)
-
   def paths(self) -> list[pathlib.Path]:
     return self.records.paths()
-
-  def __len__(self) -> int:
-    return len(self.files.names)
-
-  @property
-  def labels(self) -> list[int]:
-    """See Source."""
-    return self.files.labels
 
   def __getitem__(self, index: int) -> Example:
     name = self.files.names[index]
