@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 from experiments.data.ranges import FIELDS
 from experiments.runtime import ranges
 from experiments.runtime.errors import ConfigError
+from nfnets import images
+from nfnets.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,9 @@ class DataSettings:
   published_quirks: tuple[str, ...]
   order: tuple[str, ...]
   eval_mode: str
+  eval_crop_share: float
+  mean: tuple[float, float, float]
+  stddev: tuple[float, float, float]
 
   eval_batch_size: int
   space_to_depth: str
@@ -59,9 +64,18 @@ class DataSettings:
     """
     ranges.check(config.data, FIELDS, 'data.')
     fields = config.data.to_dict()
-    for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order'):
+    fields['mean'] = fields['mean'] or images.IMAGENET_MEAN
+    fields['stddev'] = fields['stddev'] or images.IMAGENET_STDDEV
+    for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order', 'mean', 'stddev'):
       fields[name] = tuple(fields[name])
     return cls(seed=config.seed, global_batch_size=config.global_batch_size, **fields)
+
+  @property
+  def preprocessing(self) -> Preprocessing:
+    """How pictures are prepared in tests."""
+    return Preprocessing(
+      self.eval_image_size, self.eval_mode, self.eval_crop_share, self.mean, self.stddev
+    )
 
 
 def fill_in(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -19,6 +20,16 @@ from nfnets import ModelSpec, list_models, optim, zoo
 _FREE_FIELDS = ('drop_rate', 'stochdepth_rate', 'train_size', 'test_size', 'augment_magnitude')
 
 
+# Fields of `config.data` -> what they are called in `Preprocessing`.
+_PREPROCESSING_FIELDS = {
+  'eval_image_size': 'size',
+  'eval_mode': 'mode',
+  'eval_crop_share': 'crop_share',
+  'mean': 'mean',
+  'stddev': 'stddev',
+}
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
   """Fills in what is derived from other fields and checks the rest. Returns a new config.
 
@@ -34,6 +45,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
   with config.unlocked():
     if config.model.pretrained:
       _adopt_model(config.model)
+      _adopt_pixels(config)
     spec = model_spec(config.model)
     if config.optimizer.clipping is None:
       config.optimizer.clipping = optim.clipping_for_batch(config.global_batch_size)
@@ -84,8 +96,13 @@ def _named_spec(model: ConfigDict) -> zoo.AnySpec:
     raise ConfigError(f'--config.model.spec: {error}') from None
 
 
-def of_weights(config: ConfigDict, path: str) -> ConfigDict:
-  """Returns the config for the weights of a file, which may say themselves which model they are of.
+def of_weights(config: ConfigDict, path: str, given: Collection[str] = ()) -> ConfigDict:
+  """Returns the config for the weights of a file: of their model, their pictures prepared for them.
+
+  Args:
+    config: what to use where the file says nothing.
+    path: the file.
+    given: fields of `config.data` that hold whatever the file says.
 
   Raises:
     ConfigError: a field has a value that no run can use.
@@ -99,7 +116,19 @@ def of_weights(config: ConfigDict, path: str) -> ConfigDict:
       config.model.variant, config.model.spec = '', {}
       for field in ('drop_rate', 'activation'):
         config.model[field] = None
+    found = initial_weights.find_preprocessing(path)
+    for field, attribute in _PREPROCESSING_FIELDS.items():
+      if found is not None and field not in given:
+        config.data[field] = getattr(found, attribute)
   return config
+
+
+def _adopt_pixels(config: ConfigDict) -> None:
+  """Normalises pictures as the weights of a config (unlocked) are used to, unless it says how."""
+  found = initial_weights.find_preprocessing(config.model.pretrained)
+  if found is not None:
+    config.data.mean = config.data.mean or found.mean
+    config.data.stddev = config.data.stddev or found.stddev
 
 
 def _adopt_model(model: ConfigDict) -> None:

@@ -136,7 +136,7 @@ def test_table_of_the_release():
   shapes = jax.tree.leaves(zoo.parameter_shapes('F0', 1000))
   arrays = sum(4 * np.prod(leaf.shape, dtype=int) for leaf in shapes)
   assert 0 < DEEPMIND['F0'].size - arrays < 30_000
-  for name, repository in TIMM.items():
+  for name, (repository, _) in TIMM.items():
     assert repository.startswith(f'timm/{name}.')
 
 
