@@ -26,7 +26,7 @@ from PIL import Image
 import nfnets
 from experiments.runtime import compilation_cache, platforms
 from nfnets import classifier as classifiers
-from nfnets import inference, picture_files
+from nfnets import inference, installation, picture_files
 
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports of a program that the signal ended
 _SHEET_LIMIT = 60  # pictures
@@ -243,7 +243,8 @@ def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
 
     from experiments.reporting import plot_style
   except ImportError:
-    raise ImportError('--sheet draws with matplotlib: pip install matplotlib.') from None
+    needed = installation.command('train')
+    raise ImportError(f'--sheet draws with matplotlib: {needed}') from None
   columns = min(len(results), 4 if len(results) > 6 else 3)
   rows = math.ceil(len(results) / columns)
   bars = max(len(result.predictions) for result in results)

@@ -13,6 +13,7 @@ ORDER = [
   {
     'nfnets.activations',
     'nfnets.host_memory',
+    'nfnets.installation',
     'nfnets.jpeg_decoder',
     'nfnets.labels',
     'nfnets.picture_files',
@@ -30,6 +31,8 @@ ORDER = [
   {'nfnets.inference'},
   {'nfnets.classifier'},
   {'nfnets'},
+  {'nfnets.cli'},
+  {'nfnets.__main__'},
   {'configs'},
   {'experiments.runtime'},
   {'experiments.data'},

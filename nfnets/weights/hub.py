@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nfnets import zoo
+from nfnets import installation, zoo
 from nfnets.weights import fitting, formats, proxies
 from nfnets.weights import tree as trees
 from nfnets.weights.deepmind import find_variant, load_deepmind
@@ -171,7 +171,7 @@ def _fetch_from_hub(repository: str, by_hand: Path) -> Path:
     from huggingface_hub import constants, errors
   except ImportError:
     raise ImportError(
-      f'timm weights come through huggingface_hub: pip install huggingface_hub, or put '
+      f'timm weights come through huggingface_hub: {installation.command("hub")}, or put '
       f'{_TIMM_FILE} of https://huggingface.co/{repository} at {by_hand}.'
     ) from None
   except ValueError as error:  # it reads its variables when it is imported

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from benchmarking import chart, compare, machine, scaling, table
+
+from scripts.benchmarking import chart, compare, machine, scaling, table
 
 
 def test_the_table_has_ratios_and_the_better_of_timms_layouts(row):
