@@ -1,4 +1,4 @@
-"""Writes a network for deployment: python scripts/export.py WEIGHTS OUT [--format stablehlo]
+"""Writes a network for deployment: nfnets export WEIGHTS OUT [--format stablehlo]
 
 WEIGHTS is a name (F0), or a file of this library; OUT is a .safetensors file of the folded network,
 a StableHLO file, an ONNX file or a folder for a TensorFlow SavedModel.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Labels pictures.
 
-    python scripts/predict.py cat.jpg dog.png --weights F0
-    python scripts/predict.py photos/ --weights runs/mine/ema_weights.safetensors --sheet sheet.png
+    nfnets predict cat.jpg dog.png --weights F0
+    nfnets predict photos/ --weights runs/mine/ema_weights.safetensors --sheet sheet.png
 
 PICTURES are files, folders (searched at every depth) and patterns in quotes. Of a folder the same
 files count as in training; what is skipped is counted and named. A picture that cannot be read is
