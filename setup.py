@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 
@@ -31,6 +32,22 @@ ONNX = ['onnx>=1.17,<2', 'onnxruntime>=1.20,<2']
 EXPORT = ['flatbuffers>=24.3,<26']  # StableHLO files
 HUB = ['huggingface_hub>=1.0,<3']  # timm's weights
 
+# The programs of the command `nfnets`. Their packages have names that others might use, so that a
+# wheel carries them inside a folder of their own, which is on the path of the command alone.
+PROGRAMS = ('configs', 'experiments', 'scripts')
+
+
+class BuildWithPrograms(build_py):
+  """Builds the library and the programs. (An editable installation runs them where they are.)"""
+
+  def finalize_options(self):
+    """Adds the programs to the packages."""
+    super().finalize_options()
+    found = find_packages(include=[f'{name}*' for name in PROGRAMS])
+    self.packages = [*self.packages, *(f'nfnets_programs.{name}' for name in found)]
+    self.package_dir |= {f'nfnets_programs.{name}': name for name in PROGRAMS}
+
+
 setup(
   name='nfnets',
   version=re.search(r"__version__ = '(.*)'", (ROOT / 'nfnets/__init__.py').read_text()).group(1),
@@ -40,13 +57,16 @@ setup(
   license='Apache-2.0',
   license_files=['LICENSE'],
   package_data={'nfnets': ['*.txt', 'py.typed']},
-  packages=find_packages(include=['nfnets*', 'experiments*', 'configs*']),
+  packages=find_packages(include=['nfnets', 'nfnets.*']),
+  package_dir={'': '.'},
+  cmdclass={'build_py': BuildWithPrograms},
+  entry_points={'console_scripts': ['nfnets = nfnets.cli:main']},
   python_requires='>=3.11',
   install_requires=[
     'dm-haiku>=0.0.16,<0.1',
     'filelock>=3.21,<5',  # for downloads, and to limit the size of JAX's compilation cache
-    'jax>=0.10,<0.12',
-    'jaxlib>=0.10,<0.12',
+    'jax>=0.10,<0.13',
+    'jaxlib>=0.10,<0.13',
     'numpy>=2.0,<3',
     'opencv-python-headless>=4.12,<6',
     'optax>=0.2.6,<0.3',
@@ -60,10 +80,12 @@ setup(
     'export': EXPORT,
     'hub': HUB,
     'onnx': ONNX,
+    'serve': ONNX,  # what a Classifier computes with on a CPU
     'train': TRAIN,
     'tfds': [*TRAIN, 'tensorflow>=2.20,<3'],  # only to prepare data sets
-    'gpu': ['jax[cuda13]>=0.10,<0.12'],
-    'tpu': ['jax[tpu]>=0.10,<0.12'],
+    'gpu': ['jax[cuda13]>=0.10,<0.13'],  # drivers from 580 on, GPUs from compute capability 7.5 on
+    'gpu12': ['jax[cuda12]>=0.10,<0.13'],  # older drivers and GPUs
+    'tpu': ['jax[tpu]>=0.10,<0.13'],
     'dev': [
       *TRAIN,
       *EXPORT,

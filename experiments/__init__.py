@@ -4,5 +4,6 @@ import sys
 
 from experiments.runtime import interruption
 
-if sys.argv[:1] == ['-m']:  # Python is still looking for the command that it will run
+# '-m': Python is still looking for the command that it will run.
+if sys.argv[:1] in (['-m'], ['nfnets train'], ['nfnets evaluate']):
   interruption.listen()

@@ -1,6 +1,6 @@
 """Evaluates a file of weights on a whole test set: padded, masked, nothing dropped.
 
-python -m experiments.evaluate --config=configs/digits.py --weights=FILE.safetensors
+nfnets evaluate --config=digits --weights=FILE.safetensors
 """
 
 import json
@@ -81,7 +81,7 @@ def _relabel(batch: data.Batch, places: np.ndarray) -> data.Batch:
   return batch._replace(labels=places[batch.labels], mix_labels=places[batch.mix_labels])
 
 
-def main(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
+def report(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
   """Prints the figures of the file that the flags name."""
   weights_file = local_paths.require(path.value, '--weights')
   with processes.together():
@@ -90,7 +90,12 @@ def main(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
     processes.say(json.dumps(figures, indent=2))
 
 
+def main(argv: list[str] | None = None) -> int:
+  """Evaluates what the flags say."""
+  config = command_line.define_config('digits', 'The test set.')
+  path = flags.DEFINE_string('weights', None, 'A .safetensors file.', required=True)
+  command_line.run(lambda: report(config, path), argv)
+
+
 if __name__ == '__main__':
-  _CONFIG = command_line.define_config('configs/digits.py', 'The test set.')
-  _WEIGHTS = flags.DEFINE_string('weights', None, 'A .safetensors file.', required=True)
-  command_line.run(lambda: main(_CONFIG, _WEIGHTS))
+  main()

@@ -1,29 +1,37 @@
 """Normalizer-free networks in JAX and Haiku."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-from nfnets import execution, optim, weights
-from nfnets.classifier import Classifier
-from nfnets.convert import weight_standardized
-from nfnets.host_memory import keep_freed_memory
-from nfnets.layers import WSConv1D, WSConv2D, WSConv2DTranspose, WSConv3D
-from nfnets.nf_regnet import NFRegNet
-from nfnets.nf_resnet import NFResNet
-from nfnets.nfnet import NFNet
-from nfnets.nfnet_light import NFNetLight
-from nfnets.optim import adaptive_grad_clip
-from nfnets.spec import ModelSpec
-from nfnets.weights import load_pretrained
-from nfnets.zoo import create_model, list_models
+import importlib.util
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from nfnets import deploy, flops, initialization, mean_field, signal_propagation
+  from typing import Any
+
+  from nfnets import (
+    deploy,
+    execution,
+    flops,
+    inference,
+    initialization,
+    mean_field,
+    optim,
+    signal_propagation,
+    weights,
+  )
+  from nfnets.classifier import Classifier
+  from nfnets.convert import weight_standardized
+  from nfnets.host_memory import keep_freed_memory
+  from nfnets.layers import WSConv1D, WSConv2D, WSConv2DTranspose, WSConv3D
+  from nfnets.nf_regnet import NFRegNet
+  from nfnets.nf_resnet import NFResNet
+  from nfnets.nfnet import NFNet
+  from nfnets.nfnet_light import NFNetLight
+  from nfnets.optim import adaptive_grad_clip
+  from nfnets.spec import ModelSpec
+  from nfnets.weights import load_pretrained
+  from nfnets.zoo import create_model, list_models
 
 __version__ = '0.1.0'
-
-# Modules that are loaded when they are first asked for.
-_LAZY = ('deploy', 'flops', 'initialization', 'mean_field', 'signal_propagation')
 
 __all__ = [
   'Classifier',
@@ -41,6 +49,7 @@ __all__ = [
   'deploy',
   'execution',
   'flops',
+  'inference',
   'initialization',
   'keep_freed_memory',
   'list_models',
@@ -52,11 +61,36 @@ __all__ = [
   'weights',
 ]
 
+# Where the names are that are no modules. All is loaded when it is first asked for, so that the
+# command `nfnets` answers before JAX has started.
+_HOMES = {
+  'Classifier': 'classifier',
+  'ModelSpec': 'spec',
+  'NFNet': 'nfnet',
+  'NFNetLight': 'nfnet_light',
+  'NFRegNet': 'nf_regnet',
+  'NFResNet': 'nf_resnet',
+  'WSConv1D': 'layers',
+  'WSConv2D': 'layers',
+  'WSConv2DTranspose': 'layers',
+  'WSConv3D': 'layers',
+  'adaptive_grad_clip': 'optim',
+  'create_model': 'zoo',
+  'keep_freed_memory': 'host_memory',
+  'list_models': 'zoo',
+  'load_pretrained': 'weights',
+  'weight_standardized': 'convert',
+}
 
-def __getattr__(name: str) -> Any:
-  if name in _LAZY:
-    return importlib.import_module(f'nfnets.{name}')
-  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+if not TYPE_CHECKING:  # a type checker would take any name for one of the library's
+
+  def __getattr__(name: str) -> 'Any':
+    if name in _HOMES:
+      value = globals()[name] = getattr(importlib.import_module(f'nfnets.{_HOMES[name]}'), name)
+      return value
+    if not name.startswith('_') and importlib.util.find_spec(f'nfnets.{name}'):
+      return importlib.import_module(f'nfnets.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:

@@ -198,7 +198,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
   return figure
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
   """Measures what the arguments say and draws it."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('agc_stability.png'))
@@ -208,21 +208,22 @@ def main() -> None:
   parser.add_argument(
     '--clippings', type=float, nargs='+', help='measure these (0: none) and draw nothing'
   )
-  options = parser.parse_args()
+  options = parser.parse_args(argv)
   options.out.parent.mkdir(parents=True, exist_ok=True)
   path = options.out.with_suffix('.json')
   rows = measure(path, options.batches, options.rates, options.epochs, options.clippings)
   if options.clippings:
-    return
+    return 0
   draw(rows).savefig(options.out)
   for batch in options.batches:
     values = [largest_stable(rows, batch, clipped) for clipped in (True, False)]
     print(f'batch {batch:5d}: largest stable rate {values[0]:g} with AGC, {values[1]:g} without')
+  return 0
 
 
 if __name__ == '__main__':
   try:
     with platforms.explained():
-      main()
+      sys.exit(main())
   except (OSError, ValueError) as error:
     sys.exit(f'Error: {error}')

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 r"""Measures speed and memory of prediction, gradient and train step, alone or beside others.
 
-    python scripts/benchmark.py F0 NF-RegNet-B1
-    python scripts/benchmark.py F0 --tasks predict,step --batches 1,8 --baseline published \
+    nfnets benchmark F0 NF-RegNet-B1
+    nfnets benchmark F0 --tasks predict,step --batches 1,8 --baseline published \
       --peer timm --out f0.json --chart f0.png
-    python scripts/benchmark.py --compare before.json after.json
+    nfnets benchmark --compare before.json after.json
 
 Models are names of nfnets.list_models(), or JSON files with the fields of a ModelSpec.
 
@@ -60,8 +60,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from benchmarking import compare, machine, measure, scaling, session, table
-from benchmarking.child import ChildError
+from nfnets import installation
+from scripts.benchmarking import compare, machine, measure, scaling, session, table
+from scripts.benchmarking.child import ChildError
 
 PEERS = ('timm', 'timm-compiled')
 BASELINES = ('published', 'unfolded')
@@ -75,7 +76,7 @@ KEEP_FREED_MEMORY = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
   """Does what the arguments say; returns the exit code."""
   arguments = _parse(argv)
   try:
@@ -187,9 +188,10 @@ def _report(arguments: argparse.Namespace, results: Mapping[str, Any]) -> None:
 
 def _import_chart() -> ModuleType:
   try:
-    from benchmarking import chart
+    from scripts.benchmarking import chart
   except ImportError:
-    raise ImportError('--chart draws with matplotlib: pip install matplotlib.') from None
+    needed = installation.command('train')
+    raise ImportError(f'--chart draws with matplotlib: {needed}') from None
   return chart
 
 

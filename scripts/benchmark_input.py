@@ -138,7 +138,7 @@ def table(rows: list[dict]) -> str:
   return '\n'.join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
   """Measures, prints the table and writes the JSON."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('folder', metavar='FOLDER')
@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--rounds', type=int, default=5, help='medians are over these [%(default)s]')
   parser.add_argument('--batches', type=int, default=4, help=f'of {BATCH} a round [%(default)s]')
   parser.add_argument('--out', help='write all figures to this JSON file')
-  chosen = parser.parse_args(arguments)
+  chosen = parser.parse_args(argv)
   try:
     rows = measure(
       chosen.folder, chosen.sizes, chosen.magnitude, max(chosen.rounds, 1), max(chosen.batches, 1)
@@ -161,7 +161,8 @@ def main(arguments: list[str] | None = None) -> None:
       json.dump(
         {'machine': machine, 'magnitude': chosen.magnitude, 'results': rows}, file, indent=2
       )
+  return 0
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

@@ -5,7 +5,7 @@
 # sdist and the wheel, and install the wheel into an empty environment.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 if ! python -c 'import material, mkdocs, mkdocstrings_handlers.python' 2>/dev/null; then
-  echo 'Installing what the documentation site needs into .venv.' >&2
+  echo 'Installing what the documentation site needs.' >&2
   python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt \
     --editable '.[docs]' >&2
 fi

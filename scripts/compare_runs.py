@@ -1,6 +1,6 @@
 """Draws the curves of several runs together.
 
-python scripts/compare_runs.py runs/a runs/b --out compare.png
+nfnets compare-runs runs/a runs/b --out compare.png
 
 One panel each for training loss, test accuracy, gradient norm and seconds a step (or the metrics
 named with --metrics), one line for each run, and a table of the final figures on the console.
@@ -140,14 +140,14 @@ def _labels(directories: Sequence[pathlib.Path]) -> list[str]:
   return labels
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
   """Draws what the arguments say; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('directories', nargs='+', type=pathlib.Path, metavar='DIR')
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('compare.png'))
   parser.add_argument('--metrics', nargs='+', default=list(METRICS), metavar='NAME')
   parser.add_argument('--smoothing', type=int, default=1, help='points that are averaged')
-  options = parser.parse_args(arguments)
+  options = parser.parse_args(argv)
   try:
     runs = read_runs(options.directories)
     known = sorted({name for series in runs.values() for name in series})

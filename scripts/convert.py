@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Converts weights; what IN holds says what OUT becomes.
 
-    python scripts/convert.py F0_haiku.npz F0.safetensors            DeepMind's release -> ours
-    python scripts/convert.py timm.safetensors ours.safetensors --model eca_nfnet_l0    timm -> ours
-    python scripts/convert.py ours.safetensors timm.safetensors      ours -> timm
+    nfnets convert F0_haiku.npz F0.safetensors            DeepMind's release -> ours
+    nfnets convert timm.safetensors ours.safetensors --model eca_nfnet_l0    timm -> ours
+    nfnets convert ours.safetensors timm.safetensors      ours -> timm
 
 The result computes the same function. A file of ours says which model it is for, so that the other
 scripts need nothing else; timm's does not, and DeepMind's only by its shapes. Exit code 0: done;

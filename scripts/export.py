@@ -1,4 +1,4 @@
-"""Writes a network for deployment: python scripts/export.py WEIGHTS OUT [--format stablehlo]
+"""Writes a network for deployment: nfnets export WEIGHTS OUT [--format stablehlo]
 
 WEIGHTS is a name (F0), or a file of this library; OUT is a .safetensors file of the folded network,
 a StableHLO file, an ONNX file or a folder for a TensorFlow SavedModel.
@@ -9,7 +9,7 @@ import pathlib
 import sys
 
 from experiments.runtime import platforms
-from nfnets import deploy, load_pretrained, weights
+from nfnets import deploy, installation, load_pretrained, weights
 
 SUFFIXES = {
   '.safetensors': 'safetensors',
@@ -19,7 +19,7 @@ SUFFIXES = {
 }
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
   """Folds and exports what the arguments say; returns the exit code."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -34,7 +34,7 @@ def main() -> int:
   parser.add_argument('--size', type=int, help="side of the images; default: the model's test size")
   parser.add_argument('--batch-size', type=int, help='default: any')
   parser.add_argument('--no-fold', action='store_true', help='keep the standardised convolutions')
-  arguments = parser.parse_args()
+  arguments = parser.parse_args(argv)
   try:
     export(arguments)
   except (ValueError, OSError, ImportError) as error:
@@ -88,7 +88,8 @@ def write_saved_model(path, params, spec, *, size: int | None, batch_size: int |
     import tensorflow as tf
     from jax.experimental import jax2tf
   except ImportError as error:
-    raise ImportError("SavedModels need TensorFlow: pip install 'nfnets[tfds]'.") from error
+    needed = installation.command('tfds')
+    raise ImportError(f'SavedModels need TensorFlow: {needed}') from error
   size = size or spec.test_size
   function = jax2tf.convert(
     deploy.predictor(params, spec),

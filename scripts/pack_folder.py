@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Packs a folder of pictures into one file, which a disk or a network reads quicker.
 
-    python scripts/pack_folder.py SRC OUT
-    python -m experiments.train --config=configs/image_folder.py --config.data.dir=OUT
+    nfnets pack-folder SRC OUT
+    nfnets train --config=image_folder --config.data.dir=OUT
 
 Training on OUT equals training on SRC bit for bit. Exit code 0: done; 1: it cannot be packed, and
 nothing is left at OUT; 2: wrong arguments.
@@ -19,12 +19,12 @@ from experiments.data.sources import packed_folder
 from experiments.runtime.errors import DataError
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
   """Packs what the arguments say."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('src', metavar='SRC', help='the folder of pictures')
   parser.add_argument('out', metavar='OUT', help='the packed folder to make; must not exist')
-  chosen = parser.parse_args(arguments)
+  chosen = parser.parse_args(argv)
   progress = functools.partial(tqdm.tqdm, unit=' pictures', desc='packing')
   try:
     count = packed_folder.pack(chosen.src, chosen.out, progress)
@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(f'Error: {error}.')
   size = (pathlib.Path(chosen.out).expanduser() / packed_folder.RECORDS_NAME).stat().st_size
   print(f'{count:,} pictures are packed in {chosen.out} ({size / 1e6:,.1f} MB).')
+  return 0
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

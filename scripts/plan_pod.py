@@ -1,8 +1,8 @@
 """Plans a training run on a TPU pod, on a machine without one: does it fit, how long does it take?
 
-python scripts/plan_pod.py --config=configs/nfnet_imagenet.py:F3 --topology=v5p:4x4x4
-python scripts/plan_pod.py --config=configs/nfnet_imagenet.py:F0 --topology=v3:4x4 --largest
-python scripts/plan_pod.py --config=configs/nfnet_imagenet.py:F0 --topology=v3:4x4 --sweep=F0.png
+nfnets plan-pod --config=nfnet_imagenet:F3 --topology=v5p:4x4x4
+nfnets plan-pod --config=nfnet_imagenet:F0 --topology=v3:4x4 --largest
+nfnets plan-pod --config=nfnet_imagenet:F0 --topology=v3:4x4 --sweep=F0.png
 
 It compiles the train step of the config with the TPU's own compiler (the extra `tpu`) and reads the
 compiler's figures. Compiling takes minutes; the figures are kept, so asking again takes seconds.
@@ -154,7 +154,7 @@ def draw(estimates: Sequence[plan.Estimate], title: str) -> bytes:
   return out.getvalue()
 
 
-def main() -> None:
+def show() -> None:
   """Prints the plan that the flags ask for."""
   jax.config.update('jax_platforms', 'cpu')  # with libtpu installed JAX would look for a TPU
   values = flags.FLAGS
@@ -191,8 +191,9 @@ def main() -> None:
     print(f'drawn      {values.sweep}')
 
 
-if __name__ == '__main__':
-  command_line.define_config('configs/nfnet_imagenet.py:F0', 'The run.')
+def main(argv: list[str] | None = None) -> int:
+  """Plans what the flags say."""
+  command_line.define_config('nfnet_imagenet:F0', 'The run.')
   flags.DEFINE_string('topology', 'v3:2x2', 'Chip and shape of the slice, such as v5p:4x4x4.')
   flags.DEFINE_integer('batch', None, "Global batch. Default: the config's.")
   flags.DEFINE_integer('examples', 1_281_167, "Training images. Default: ImageNet's.")
@@ -201,4 +202,8 @@ if __name__ == '__main__':
   flags.DEFINE_bool('largest', False, 'Find the largest batch that fits, by compiling.')
   flags.DEFINE_integer('multiple', 8, 'Of what the largest batch per device is a multiple.')
   flags.DEFINE_string('sweep', None, 'Draw memory and time against the batch: a PNG file.')
-  command_line.run(main)
+  command_line.run(show, argv)
+
+
+if __name__ == '__main__':
+  main()

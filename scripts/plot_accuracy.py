@@ -155,7 +155,7 @@ def _dress(axes: Axes, title: str, label: str) -> None:
   plot_style.tidy(axes)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
   """Draws both figures; returns the exit code."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('.'), metavar='DIR')
   parser.add_argument('--published', type=pathlib.Path, default=PUBLISHED, metavar='FILE')
   parser.add_argument('--steps', type=pathlib.Path, metavar='FILE', help='step times from here')
-  options = parser.parse_args(arguments)
+  options = parser.parse_args(argv)
   try:
     points = json.loads(options.published.read_text(encoding='utf-8'))['points']
     steps = read_steps(options.steps, points) if options.steps else {}

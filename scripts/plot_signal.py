@@ -1,10 +1,10 @@
 """Signal propagation plots, and a check that says in words what is wrong with a network's signal.
 
-python scripts/plot_signal.py --out docs/figures/signal_propagation.png
-python scripts/plot_signal.py --model F0 --out docs/figures/signal_propagation_f0.png
-python scripts/plot_signal.py --check --model NF-ResNet-50
-python scripts/plot_signal.py --check --weights runs/mine/ema_weights.safetensors
-python scripts/plot_signal.py --check --function my_package.my_module:forward
+nfnets plot-signal --out docs/figures/signal_propagation.png
+nfnets plot-signal --model F0 --out docs/figures/signal_propagation_f0.png
+nfnets plot-signal --check --model NF-ResNet-50
+nfnets plot-signal --check --weights runs/mine/ema_weights.safetensors
+nfnets plot-signal --check --function my_package.my_module:forward
 
 Without a network: the figures 1 and 2 of [SigProp] (arXiv 2101.08692), a ResNet of 200 blocks with
 batch normalisation, without, and normalizer-free with and without its parts. A function is called
@@ -25,7 +25,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from signal_networks import (
+
+from experiments.reporting import plot_style
+from experiments.runtime import platforms
+from nfnets import mean_field, zoo
+from nfnets.signal_propagation import BlockStatistics, diagnose
+from scripts.signal_networks import (
   Curve,
   Subject,
   compare,
@@ -36,11 +41,6 @@ from signal_networks import (
   of_weights,
   theory,
 )
-
-from experiments.reporting import plot_style
-from experiments.runtime import platforms
-from nfnets import mean_field, zoo
-from nfnets.signal_propagation import BlockStatistics, diagnose
 
 FIELDS = {
   'average_squared_mean': 'average squared channel mean',
@@ -227,7 +227,7 @@ def as_json(settings: dict[str, Any], networks: dict[str, Rows]) -> str:
   return '{' + ',\n '.join(lines) + '}\n'
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
   """Parses the arguments; returns the exit code."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('--batch', type=int, default=4)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--depth', default='ResNet-600', help='of the comparison')
-  options = parser.parse_args(arguments)
+  options = parser.parse_args(argv)
   if not options.out and not options.check:
     parser.error('say --out PICTURE or --check')
   try:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Labels pictures.
 
-    python scripts/predict.py cat.jpg dog.png --weights F0
-    python scripts/predict.py photos/ --weights runs/mine/ema_weights.safetensors --sheet sheet.png
+    nfnets predict cat.jpg dog.png --weights F0
+    nfnets predict photos/ --weights runs/mine/ema_weights.safetensors --sheet sheet.png
 
 PICTURES are files, folders (searched at every depth) and patterns in quotes. Of a folder the same
 files count as in training; what is skipped is counted and named. A picture that cannot be read is
@@ -25,7 +25,7 @@ from PIL import Image
 import nfnets
 from experiments.runtime import compilation_cache, platforms
 from nfnets import classifier as classifiers
-from nfnets import inference, picture_files, picture_sources
+from nfnets import inference, installation, picture_files, picture_sources
 from nfnets.deploy import runtimes
 
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports of a program that the signal ended
@@ -242,7 +242,8 @@ def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
 
     from experiments.reporting import plot_style
   except ImportError:
-    raise ImportError('--sheet draws with matplotlib: pip install matplotlib.') from None
+    needed = installation.command('train')
+    raise ImportError(f'--sheet draws with matplotlib: {needed}') from None
   columns = min(len(results), 4 if len(results) > 6 else 3)
   rows = math.ceil(len(results) / columns)
   bars = max(len(result.predictions) for result in results)

@@ -7,7 +7,7 @@
 # Relative paths count from the repository.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 if ! python -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("tensorflow"))'; then
-  echo 'Installing TensorFlow into .venv, which only this step needs (a minute or two).' >&2
+  echo 'Installing TensorFlow, which only this step needs (a minute or two).' >&2
   python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt \
     --editable '.[tfds]' >&2
 fi

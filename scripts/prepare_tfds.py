@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Prepares a TFDS data set for training, ImageNet by default.
 
-python scripts/prepare_tfds.py --tars DIR --out DIR
-python scripts/prepare_tfds.py --name cifar10 --out DIR
+nfnets prepare-tfds --tars DIR --out DIR
+nfnets prepare-tfds --name cifar10 --out DIR
 """
 
 import argparse
@@ -12,20 +12,21 @@ from experiments.data import prepare_tfds
 from experiments.runtime.errors import DataError
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
   """Prepares what the arguments say; ends the program with one sentence on an error."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--name', default=prepare_tfds.IMAGENET, help='TFDS name [%(default)s]')
   parser.add_argument('--tars', help='folder of the ILSVRC2012 tars, or of other manual downloads')
   parser.add_argument('--out', required=True, help="TFDS's data directory: data.dir in training")
-  chosen = parser.parse_args(arguments)
+  chosen = parser.parse_args(argv)
   try:
     builder = prepare_tfds.prepare(chosen.name, chosen.out, chosen.tars)
   except DataError as error:
     sys.exit(f'Error: {error}.')
   print(prepare_tfds.summary(builder))
   print(f'Train on it with --config.data.name={chosen.name} --config.data.dir={chosen.out}')
+  return 0
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

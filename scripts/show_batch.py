@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Draws a training batch as the network sees it, with labels and mix ratios.
 
-    python scripts/show_batch.py --config=configs/digits.py --out=batch.png
-    python scripts/show_batch.py --config=configs/nfnet_imagenet.py:F0 --config.data.dir=DIR \
-      --out=batch.png --step=1000 --count=24
+    nfnets show-batch --config=digits --out=batch.png
+    nfnets show-batch --config=nfnet_imagenet:F0 --config.data.dir=DIR --out=batch.png \
+      --step=1000 --count=24
 
 The config's flags are those of the training, so the picture is the batch of that step, on one
 device. Exit code 0: done; 1: the config or the data cannot be used; 2: wrong arguments.
@@ -14,17 +14,13 @@ import pathlib
 import cv2
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments import data
 from experiments.data import Batch
 from experiments.runtime import command_line
 from experiments.training import settings
 from nfnets.preprocessing import Preprocessing
-
-_CONFIG = command_line.define_config('configs/digits.py', 'Whose batch to draw.')
-_OUT = flags.DEFINE_string('out', 'batch.png', 'The picture to write, .png or .jpg.')
-_STEP = flags.DEFINE_integer('step', 0, 'Number of the batch.', lower_bound=0)
-_COUNT = flags.DEFINE_integer('count', 16, 'Examples to draw at most.', lower_bound=1)
 
 _FONT, _INK, _QUIET, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30), (110, 110, 110), 255
 _TEXT_SCALE, _LINE, _GAP = 0.45, 19, 12  # font scale, pixels a line, pixels between tiles
@@ -94,19 +90,28 @@ def _tile(pixels: np.ndarray, lines: list[str]) -> np.ndarray:
   return tile
 
 
-def main() -> None:
-  """Draws what the flags say."""
-  chosen = data.DataSettings.from_config(settings.resolve(_CONFIG.value))
-  info = data.describe(chosen)
-  with data.train_batches(chosen, _STEP.value, num_devices=1) as batches:
-    batch = next(batches)
-  sheet = draw(batch, info.class_names, _COUNT.value, chosen.preprocessing)
-  out = pathlib.Path(_OUT.value)
+def show(config: ConfigDict, path: str, step: int, count: int) -> None:
+  """Draws the batch of a step of a config into a file."""
+  out = pathlib.Path(path)
   if out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
     raise ValueError(f'--out={out} is neither a .png nor a .jpg file: name one of the two.')
+  chosen = data.DataSettings.from_config(settings.resolve(config))
+  info = data.describe(chosen)
+  with data.train_batches(chosen, step, num_devices=1) as batches:
+    batch = next(batches)
+  sheet = draw(batch, info.class_names, count, chosen.preprocessing)
   out.write_bytes(cv2.imencode(out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
-  print(f'Step {_STEP.value} of {chosen.name or chosen.source} is drawn in {out}.')
+  print(f'Step {step} of {chosen.name or chosen.source} is drawn in {out}.')
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Draws what the flags say."""
+  config = command_line.define_config('digits', 'Whose batch to draw.')
+  out = flags.DEFINE_string('out', 'batch.png', 'The picture to write, .png or .jpg.')
+  step = flags.DEFINE_integer('step', 0, 'Number of the batch.', lower_bound=0)
+  count = flags.DEFINE_integer('count', 16, 'Examples to draw at most.', lower_bound=1)
+  command_line.run(lambda: show(config.value, out.value, step.value, count.value), argv)
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  main()

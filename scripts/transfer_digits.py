@@ -104,14 +104,14 @@ def arms(out: pathlib.Path, seed: int, epochs: float) -> dict[str, float]:
   }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
   """Runs all arms and prints a table."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('runs/transfer'))
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--epochs', type=float, default=6.0, help='of each arm')
   parser.add_argument('--per-class', type=int, default=40, help='training pictures of 5 to 9')
-  options = parser.parse_args()
+  options = parser.parse_args(argv)
   write_digits(options.out / 'digits_0_4', (0, 1, 2, 3, 4), None)
   write_digits(options.out / 'digits_5_9', (5, 6, 7, 8, 9), options.per_class)
   rows = [arms(options.out, seed, options.epochs) for seed in range(options.seeds)]
@@ -120,11 +120,12 @@ def main() -> None:
     values = [row[arm] for row in rows]
     each = '  '.join(f'{value:6.2%}' for value in values)
     print(f'{arm:14s} {each}   mean {np.mean(values):.2%}')
+  return 0
 
 
 if __name__ == '__main__':
   try:
     with platforms.explained():
-      main()
+      sys.exit(main())
   except (OSError, ValueError) as error:
     sys.exit(f'Error: {error}')

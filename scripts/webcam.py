@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Labels what a camera or a video shows, frame by frame.
 
-    python scripts/webcam.py                                   a window with camera 0; q or Esc ends
-    python scripts/webcam.py --source film.mp4 --out labelled.mp4
+    nfnets webcam                                   a window with camera 0; q or Esc ends
+    nfnets webcam --source film.mp4 --out labelled.mp4
 
 With --out nothing is shown, so no display is needed; Ctrl-C ends and keeps what is written. Of a
 camera the frames that the network has no time for are dropped; of a file every one is labelled.

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from configs import base
+from experiments.runtime import config_files
+from nfnets import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -24,7 +26,7 @@ _FENCE = re.compile(r'^```.*?^```$', re.DOTALL | re.MULTILINE)
 # A program of this repository, at the start of a line or of an inline code span, and its words.
 _COMMAND = re.compile(
   r'(?:^[ ]*|`)(?:\.venv/bin/)?(?:python (scripts/\w+\.py)|\./(scripts/\w+\.sh)|'
-  r'python -m (experiments\.\w+))((?: [^`\n]*)?)',
+  r'python -m (experiments\.\w+)|nfnets ([a-z][\w-]+))((?: [^`\n]*)?)',
   re.MULTILINE,
 )
 
@@ -69,7 +71,8 @@ def _commands():
   """Every command of this repository that a text shows: (text, program, words after it)."""
   for page in TEXTS:
     text = re.sub(r'\\\n\s*', '', page.read_text())  # continued lines
-    for script, shell, module, words in _COMMAND.findall(text):
+    for script, shell, module, command, words in _COMMAND.findall(text):
+      module = cli.COMMANDS[command].module if command else module
       program = script or shell or f'{module.replace(".", "/")}.py'
       yield pytest.param(program, words.partition('#')[0], id=f'{page.name}: {program}{words}'[:90])
 
@@ -94,7 +97,7 @@ def _options(program):
 
 
 @pytest.mark.parametrize(('program', 'words'), _commands())
-def test_commands_name_programs_options_and_fields_that_exist(program, words):
+def test_commands_name_programs_options_and_fields_that_exist(program, words, monkeypatch):
   assert (ROOT / program).exists(), program
   if program == 'scripts/test.sh':
     return  # its words are pytest's
@@ -107,7 +110,8 @@ def test_commands_name_programs_options_and_fields_that_exist(program, words):
       continue
     assert option in _options(program), f'{program} has no --{option}'
     if option == 'config':
-      assert (ROOT / value.partition(':')[0]).exists(), value
+      monkeypatch.chdir(ROOT)
+      config_files.find(value)  # raises what does not exist
 
 
 def test_the_check_of_commands_sees_them():

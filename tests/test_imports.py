@@ -13,6 +13,7 @@ ORDER = [
   {
     'nfnets.activations',
     'nfnets.host_memory',
+    'nfnets.installation',
     'nfnets.jpeg_decoder',
     'nfnets.labels',
     'nfnets.picture_files',
@@ -29,6 +30,8 @@ ORDER = [
   {'nfnets.deploy'},
   {'nfnets.classifier'},
   {'nfnets'},
+  {'nfnets.cli'},
+  {'nfnets.__main__'},
   {'configs'},
   {'experiments.runtime'},
   {'experiments.data'},

@@ -11,6 +11,7 @@ import tarfile
 from absl import logging
 
 from experiments.runtime.errors import DataError
+from nfnets import installation
 
 IMAGENET = 'imagenet2012'
 # What TFDS looks for; without the test tar, which has no labels, nothing is missing.
@@ -76,7 +77,7 @@ def prepare(name: str, out: str | os.PathLike, tars: str | os.PathLike | None = 
     import tensorflow_datasets as tfds
   except ImportError as error:
     raise DataError(
-      f"preparing data needs the package {error.name}; install it with pip install -e '.[tfds]'"
+      f'preparing data needs the package {error.name}: {installation.command("tfds")}'
     ) from None
   if name == IMAGENET:
     if not tars:

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable
 from importlib import metadata
 
+import nfnets
 from experiments.pods import program
 from experiments.pods.chips import Topology, all_reduce_seconds
 from experiments.pods.costs import Costs
@@ -20,8 +21,7 @@ PUBLISHED_MS = {
 }  # fmt: skip
 
 # What the compiled program follows from, beside the config.
-_SOURCES = (
-  'nfnets',
+_SOURCES = (  # beside the library
   'experiments/data/batch.py',
   'experiments/pods',
   'experiments/training/gradients.py',
@@ -229,10 +229,9 @@ def _version(package: str) -> str:
 
 def _sources_hash() -> str:
   """Of every file that the step is made of."""
-  root = pathlib.Path(__file__).parents[2]
+  library, programs = pathlib.Path(nfnets.__file__).parent, pathlib.Path(__file__).parents[2]
   digest = hashlib.sha256()
-  for name in _SOURCES:
-    place = root / name
+  for place in (library, *(programs / name for name in _SOURCES)):
     for path in sorted(place.rglob('*.py')) if place.is_dir() else [place]:
       digest.update(path.read_bytes())
   return digest.hexdigest()

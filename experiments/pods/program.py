@@ -17,7 +17,7 @@ from experiments.pods.chips import Topology
 from experiments.runtime.errors import ConfigError
 from experiments.training import steps
 from experiments.training.settings import Run
-from nfnets import execution
+from nfnets import execution, installation
 
 Say = Callable[[str], None]
 
@@ -47,9 +47,7 @@ def describe(topology: Topology) -> list[jax.Device]:
   try:
     import libtpu  # noqa: F401
   except ImportError:
-    raise ConfigError(
-      "the TPU compiler is not installed: pip install 'nfnets[tpu]' (or libtpu alone)"
-    ) from None
+    raise ConfigError(f'the TPU compiler is not installed: {installation.command("tpu")}') from None
   try:
     described = topologies.get_topology_desc(topology_name=topology.name, platform='tpu')
   except (RuntimeError, NotImplementedError, ValueError) as error:

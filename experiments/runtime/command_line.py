@@ -1,14 +1,17 @@
 """What every command of `experiments` shares: one clear sentence instead of a traceback."""
 
+import inspect
 import logging as python_logging
 import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.runtime import open_files, platforms
+from experiments.runtime import config_files, open_files, platforms
+from experiments.runtime.errors import ConfigError
 
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show the traceback of errors and more of the log.')
 flags.disclaim_key_flags()  # what `define_config` defines is its caller's, as --help lists it
@@ -31,12 +34,18 @@ _CONFIG_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, Nam
                   SyntaxError, TypeError, ValueError)  # fmt: skip
 
 
-def run(main: Callable[[], int | None]) -> None:
-  """Runs `main()` with the flags parsed; what it returns is the exit code, None is 0.
+def run(main: Callable[[], int | None], argv: list[str] | None = None) -> NoReturn:
+  """Runs `main()` with the flags parsed, and ends this process with what it returns; None is 0.
 
+  --help prints the docstring of the module of `main`, and the flags that were defined there.
   Exit code 0: done. 1: the run cannot be carried out as asked. 2: the flags cannot be used.
   128 + n: ended at once by signal n, so 130 for Ctrl-C.
+
+  Args:
+    main: the program.
+    argv: its arguments; None: those of this process.
   """
+  module, docstring = main.__module__, main.__globals__['__doc__']
   main = platforms.explained()(main)
 
   def parse(argv: list[str]) -> list[str]:
@@ -49,6 +58,8 @@ def run(main: Callable[[], int | None]) -> None:
       return _fail(flag_problem(error), 2)
     except _CONFIG_ERRORS as error:
       return _fail(_config_problem(error), 2)
+    except SystemExit:
+      sys.exit(0)  # of absl's own kinds of help
 
   def guarded(argv: list[str]) -> int | None:
     if len(argv) > 1:
@@ -69,15 +80,36 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:  # of a script, which does not listen from its start
       return _fail('interrupted.', 130)
 
+  arguments = sys.argv[1:] if argv is None else argv
+  if {'--help', '-help', '-h'} & set(arguments):
+    print(_help(module, docstring))
+    sys.exit(0)
+  try:
+    if 'config' in flags.FLAGS:
+      arguments = _with_found_config(arguments)
+  except ConfigError as error:
+    _fail(str(error), 2)
+  sys.argv[1:] = arguments  # where ml_collections looks for the fields that are set
   app.run(guarded, flags_parser=parse)
 
 
 def define_config(default: str, help_text: str) -> flags.FlagHolder:
-  """Defines --config, of which absl reads the default file and its fields at once."""
+  """Defines --config, of which absl reads the default and its fields at once.
+
+  Args:
+    default: the name of a recipe, with :ARGUMENT if it takes one.
+    help_text: what the program does with the config.
+  """
+  text = (
+    f'{help_text} A recipe of the library ({", ".join(config_files.recipes())}; '
+    'nfnet_imagenet:F3 gives it an argument) or a file. --config.FIELD=VALUE sets a field.'
+  )
   try:
-    return config_flags.DEFINE_config_file('config', default, help_text)
+    holder = config_flags.DEFINE_config_file('config', config_files.find(default), text)
   except _CONFIG_ERRORS as error:
     return _fail(_config_problem(error), 2)
+  flags.FLAGS['config'].default_as_str = repr(default)
+  return holder
 
 
 def given_fields(section: str) -> frozenset[str]:
@@ -95,10 +127,36 @@ def flag_problem(error: flags.Error) -> str:
     for part, wanted in _WANTED.items():
       if part in reason:
         return f'--{flag} must be {wanted}, got {value}.'
-  return f'{text.rstrip(" ?.")}: --help lists the flags, configs/base.py the fields of --config.'
+  fields = config_files.fields()
+  return f'{text.rstrip(" ?.")}: --help lists the flags, {fields} the fields of --config.'
 
 
-def _fail(sentence: str, code: int) -> None:
+def _help(module: str, docstring: str | None) -> str:
+  """What a program is for, and its flags."""
+  own, common = (
+    flags.FLAGS.module_help(name).partition(':\n')[2].rstrip() for name in (module, __name__)
+  )
+  fields = f'\n\nThe fields of --config are explained in {config_files.fields()}.'
+  return (
+    f'{inspect.cleandoc(docstring or "")}\n\nFlags:\n{own}\n{common}'
+    f'{fields if "config" in flags.FLAGS else ""}\n\n--helpfull lists the flags of all parts.'
+  )
+
+
+def _with_found_config(arguments: list[str]) -> list[str]:
+  """The arguments with the file of the recipe that --config names."""
+  found = list(arguments)
+  for place, argument in enumerate(arguments):
+    flag, equals, value = argument.partition('=')
+    if flag in ('--config', '-config'):
+      if equals:
+        found[place] = f'{flag}={config_files.find(value)}'
+      elif place + 1 < len(found):
+        found[place + 1] = config_files.find(arguments[place + 1])
+  return found
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
   print(f'Error: {sentence}', file=sys.stderr, flush=True)
   sys.exit(code)
 
@@ -108,13 +166,12 @@ def _config_problem(error: BaseException) -> str:
   while error.args and isinstance(error.args[0], BaseException):
     error = error.args[0]
   text = str(error.args[0]) if error.args else ''
-  if match := re.search(r"Attempted \[.*No such file or directory: '(.*)'", text, re.DOTALL):
-    return f'there is no config file {match[1]}: those that come with the project are in configs/.'
   if "no attribute 'get_config'" in text:
-    return 'the config file has no function get_config(): configs/base.py shows one.'
+    return f'the config file has no function get_config(): {config_files.fields()} shows one.'
   if match := re.match(r"'(\w+)'(?:\nDid you mean \"(\w+)\")?", text):
     meant = f' Did you mean {match[2]!r}?' if match[2] else ''
-    return f'the config has no field {match[1]!r}: configs/base.py lists all fields.{meant}'
+    fields = config_files.fields()
+    return f'the config has no field {match[1]!r}: {fields} lists all fields.{meant}'
   return f'the config cannot be loaded: {_one_line(error)}'
 
 

@@ -1,16 +1,29 @@
-"""The hardware that JAX_PLATFORMS asks for, and one sentence where it is not there."""
+"""The hardware that JAX runs on, and a sentence where it is not what was asked for, or not all."""
 
 import contextlib
+import logging
+import sys
 from collections.abc import Iterator
 
 import jax
 
 from experiments.runtime.errors import ConfigError
+from nfnets import installation
+
+# Says that an accelerator is left unused, once, when JAX has looked at the hardware.
+_OF_JAX = logging.getLogger('jax._src.xla_bridge')
+_LEFT_UNUSED = (
+  ('NVIDIA GPU may be present', 'an NVIDIA GPU', lambda: installation.gpu_extra() or 'gpu'),
+  ('Google TPU may be present', 'a TPU', lambda: 'tpu'),
+)
 
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
   """Inside, JAX's errors for hardware that is not there become one sentence. Also a decorator.
+
+  Where JAX leaves an accelerator unused because its build is for CPUs, a line says what to install,
+  whatever the level of the log is.
 
   JAX looks at the hardware when it is first used, and not before: looking for it here would come
   before a run of several processes has found its partners.
@@ -18,6 +31,8 @@ def explained() -> Iterator[None]:
   Raises:
     ConfigError: JAX_PLATFORMS asks for hardware that JAX does not find.
   """
+  _OF_JAX.setLevel(logging.WARNING)
+  _OF_JAX.addFilter(_in_own_words)
   try:
     yield
   except (AssertionError, RuntimeError):  # of 'cuda' and of any other name
@@ -29,8 +44,26 @@ def explained() -> Iterator[None]:
     raise ConfigError(
       f'JAX_PLATFORMS={asked} asks for hardware that JAX does not find; it finds {found!r}: leave '
       f'the variable out or set JAX_PLATFORMS={found}, or install JAX for that hardware, such as '
-      "pip install 'jax[cuda12]'."
+      f'{installation.command(_extra_for(asked))}.'
     ) from None
+
+
+def _in_own_words(record: logging.LogRecord) -> bool:
+  """A filter of JAX's log: replaces its warnings about unused accelerators."""
+  for words, accelerator, extra in _LEFT_UNUSED:
+    if words in record.getMessage():
+      print(
+        f'JAX runs on the CPU of this machine, which has {accelerator} as well. To use it: '
+        f'{installation.command(extra())}',
+        file=sys.stderr,
+        flush=True,
+      )
+      return False
+  return True
+
+
+def _extra_for(platform: str) -> str:
+  return 'tpu' if platform.startswith('tpu') else installation.gpu_extra() or 'gpu'
 
 
 def _is_there() -> bool:

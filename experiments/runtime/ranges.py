@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
+from experiments.runtime import config_files
 from experiments.runtime.errors import ConfigError
 
 _FEW = 12  # choices that a sentence can list
@@ -181,13 +182,13 @@ def check(config: ConfigDict, table: Mapping[str, Row], section: str = '') -> No
   for path in values:
     if path not in table:
       raise ConfigError(
-        f'{_flag(section, path)} is no field: configs/base.py lists all fields.'
+        f'{_flag(section, path)} is no field: {config_files.fields()} lists all fields.'
         f'{_did_you_mean(path, tuple(table))}'
       )
   for path, row in table.items():
     flag = _flag(section, path)
     if path not in values:
-      raise ConfigError(f'{flag} is missing: configs/base.py lists all fields.')
+      raise ConfigError(f'{flag} is missing: {config_files.fields()} lists all fields.')
     if not row.accepts(values[path]):
       raise ConfigError(
         f'{flag} must be {row.allowed()}, got {_shown(values[path])}.{_hint(row, values[path])}'
@@ -204,8 +205,8 @@ def _leaves(config: ConfigDict, table: Mapping[str, Row], section: str, path: st
       yield from _leaves(value, table, section, f'{inner}.')
     else:
       raise ConfigError(
-        f'{_flag(section, inner)} must be a section of fields, as in configs/base.py, got '
-        f'{_shown(value)}.'
+        f'{_flag(section, inner)} must be a section of fields, as in '
+        f'{config_files.fields()}, got {_shown(value)}.'
       )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfnets import weights, zoo
+from nfnets import installation, weights, zoo
 from nfnets.deploy.folding import Params, fold, is_folded
 from nfnets.deploy.onnx_graph import OPSET, Graph, Map
 from nfnets.deploy.onnx_networks import add_network
@@ -110,7 +110,7 @@ def make_model(
     pool: likewise.
   """
   if importlib.util.find_spec('onnx') is None:
-    raise ImportError("ONNX files need the package onnx: pip install 'nfnets[onnx]'.")
+    raise ImportError(f'ONNX files need the package onnx: {installation.command("onnx")}')
   for what, value, choices in (
     ('layout', layout, LAYOUTS),
     ('weights_dtype', weights_dtype, DTYPES),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets import baselines, weights, zoo
+from nfnets import baselines, installation, weights, zoo
 from nfnets.deploy import onnx_file
 from nfnets.deploy.folding import Params
 
@@ -62,9 +62,8 @@ def choose(runtime: str | None, dtype: str) -> str:
     if dtype != 'float32':
       raise ValueError(f"the runtime 'onnx' computes in float32, not in {dtype}: use 'jax'.")
     if _missing():
-      raise ImportError(
-        f"the runtime 'onnx' needs {' and '.join(_missing())}: pip install 'nfnets[serve]'."
-      )
+      needed = ' and '.join(_missing())
+      raise ImportError(f"the runtime 'onnx' needs {needed}: {installation.command('serve')}")
   return runtime
 
 

@@ -20,7 +20,7 @@ _TORCH = (
   'a PyTorch checkpoint, a pickle that is not opened here: where PyTorch is installed, write its '
   "state dict as safetensors, safetensors.torch.save_file(torch.load(IN, map_location='cpu', "
   "weights_only=True), 'OUT.safetensors') (of a training checkpoint its entry 'state_dict' or "
-  "'model'), and convert that by scripts/convert.py --model NAME"
+  "'model'), and convert that by `nfnets convert --model NAME`"
 )
 _STARTS = {
   b'version https://git-lfs': (

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nfnets import zoo
+from nfnets import installation, zoo
 from nfnets.preprocessing import Preprocessing
 from nfnets.weights import fitting, formats, proxies
 from nfnets.weights import tree as trees
@@ -192,7 +192,7 @@ def _fetch_from_hub(repository: str, by_hand: Path) -> Path:
     from huggingface_hub import constants, errors
   except ImportError:
     raise ImportError(
-      f'timm weights come through huggingface_hub: pip install huggingface_hub, or put '
+      f'timm weights come through huggingface_hub: {installation.command("hub")}, or put '
       f'{_TIMM_FILE} of https://huggingface.co/{repository} at {by_hand}.'
     ) from None
   except ValueError as error:  # it reads its variables when it is imported

@@ -174,7 +174,7 @@ def _read(
   if metadata.pop('format', None) != FORMAT:
     raise ValueError(
       f'{path} is a safetensors file of another program (its metadata lack format={FORMAT!r}); '
-      f'convert it first, timm weights by scripts/convert.py --model NAME or from_timm.'
+      f'convert it first, timm weights by `nfnets convert --model NAME` or from_timm.'
     )
   version = metadata.pop('format_version', None)
   if version != VERSION:

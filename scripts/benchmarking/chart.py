@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarking import scaling, table
-from benchmarking.table import Row
 from experiments.reporting import plot_style
+from scripts.benchmarking import scaling, table
+from scripts.benchmarking.table import Row
 
 # Colour, marker and, in the bars, hatch.
 _STYLES = {

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from typing import Any, Self
 
-SCRIPTS = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]  # of the packages `scripts` and `experiments`
 
 
 class ChildError(Exception):
@@ -22,19 +22,25 @@ class Child:
     """Starts an interpreter with a worker.
 
     Args:
-      module: that calls `serving.serve`: 'benchmarking.jax_worker', 'benchmarking.timm_worker', ...
+      module: that calls `serving.serve`, such as 'scripts.benchmarking.jax_worker'.
       python: the interpreter.
       **environment: variables to set beside those of this process.
 
     Raises:
       ChildError: there is no such interpreter.
     """
-    places = [str(SCRIPTS), *filter(None, [os.environ.get('PYTHONPATH')])]
+    places = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
     self._log = tempfile.TemporaryFile()  # noqa: SIM115 - until close()
     try:
       self._process = subprocess.Popen(
         [python, '-m', module],
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(places), **environment},
+        # Safe: without the current folder, whose packages may have the names of ours.
+        env={
+          **os.environ,
+          'PYTHONPATH': os.pathsep.join(places),
+          'PYTHONSAFEPATH': '1',
+          **environment,
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=self._log,

@@ -4,8 +4,8 @@ import json
 import pathlib
 from typing import Any
 
-from benchmarking import table
-from benchmarking.table import Row
+from scripts.benchmarking import table
+from scripts.benchmarking.table import Row
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from benchmarking import jax_tasks, serving
 from experiments.data import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.runtime import platforms
 from experiments.training import settings, steps
 from nfnets import baselines, execution, weights, zoo
+from scripts.benchmarking import jax_tasks, serving
 
 
 class JaxWorker(serving.Worker):

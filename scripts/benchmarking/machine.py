@@ -55,7 +55,7 @@ def _memory() -> int | None:
 def command(argv: Sequence[str]) -> str:
   """The command as it can be repeated elsewhere: of paths only the last part."""
   shown = [re.sub(r'[^\s=]*/(?=.)', '', argument) for argument in argv]
-  return shlex.join(['python', 'scripts/benchmark.py', *shown])
+  return shlex.join(['nfnets', 'benchmark', *shown])
 
 
 def sentence(results: Mapping[str, Any]) -> str:

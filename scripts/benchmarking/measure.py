@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarking.child import Child, ChildError
+from scripts.benchmarking.child import Child, ChildError
 
 # All contestants stay in a GPU's memory together, so none may take most of it.
 SHARES_GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
@@ -130,13 +130,13 @@ class Contestant:
   def _prepare(self) -> None:
     name, case, info = self.row['contestant'], self._case, self._info
     if name.startswith('timm'):
-      self._child = Child('benchmarking.timm_worker', self._options.peer_python)
+      self._child = Child('scripts.benchmarking.timm_worker', self._options.peer_python)
       rates = {'drop_rate': info['drop_rate'], 'drop_path_rate': info['stochdepth_rate']}
       told = {'timm_name': timm_name(case.name), 'rates': rates}
     elif 'failed' in info['files']:
       raise ChildError(info['files']['failed'])
     else:
-      self._child = Child('benchmarking.jax_worker', **SHARES_GPU)
+      self._child = Child('scripts.benchmarking.jax_worker', **SHARES_GPU)
       told = {'model': case.model, 'files': info['files']}
     shape = {'task': case.task, 'batch': case.batch, 'size': case.size, 'dtype': case.dtype}
     ready = self._child.ask('prepare', contestant=name, **told, **shape)

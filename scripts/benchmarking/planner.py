@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarking import jax_tasks, serving
 from nfnets import baselines, deploy, execution, flops, weights, zoo
 from nfnets.spec import ModelSpec
+from scripts.benchmarking import jax_tasks, serving
 
 
 class Planner:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarking.table import Row
+from scripts.benchmarking.table import Row
 
 _LEAST_POINTS = 3  # of a line
 

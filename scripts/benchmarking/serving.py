@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarking import memory
+from scripts.benchmarking import memory
 
 WARM_UP_SECONDS = 1.0
 WARM_UP_CALLS = (2, 20)  # at least, at most

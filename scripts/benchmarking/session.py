@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarking import machine, measure
-from benchmarking.child import Child, ChildError
-from benchmarking.progress import Progress
+from scripts.benchmarking import machine, measure
+from scripts.benchmarking.child import Child, ChildError
+from scripts.benchmarking.progress import Progress
 
 
 def run(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
   }
   models = dict(read_model(text) for text in arguments.models)
   with (
-    Child('benchmarking.planner', JAX_PLATFORMS='cpu') as planner,
+    Child('scripts.benchmarking.planner', JAX_PLATFORMS='cpu') as planner,
     tempfile.TemporaryDirectory() as folder,
   ):
     for name, model in models.items():
@@ -112,9 +112,11 @@ def _look_around(
   with contextlib.ExitStack() as stack:
     workers = {}
     if arguments.peer:  # first, as it may be missing
-      worker = Child('benchmarking.timm_worker', arguments.peer_python)
+      worker = Child('scripts.benchmarking.timm_worker', arguments.peer_python)
       workers['torch'] = stack.enter_context(worker)
-    workers['jax'] = stack.enter_context(Child('benchmarking.jax_worker', **measure.SHARES_GPU))
+    workers['jax'] = stack.enter_context(
+      Child('scripts.benchmarking.jax_worker', **measure.SHARES_GPU)
+    )
     for name, worker in workers.items():
       progress.say(f'starts {name}')
       try:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarking import serving
+from scripts.benchmarking import serving
 
 LABEL_SMOOTHING = 0.1
 CLIPPING = 0.01

@@ -367,7 +367,7 @@ def test_the_runtime_is_that_of_the_machine(params, monkeypatch):
     assert nfnets.Classifier(params, SPEC).runtime == 'jax'
   monkeypatch.setitem(sys.modules, 'onnxruntime', None)  # as if it were not installed
   assert nfnets.Classifier(params, SPEC).runtime == 'jax'
-  with pytest.raises(ImportError, match=r'needs onnxruntime: .*nfnets\[serve\]'):
+  with pytest.raises(ImportError, match=r'needs onnxruntime: .*\[serve\]'):
     nfnets.Classifier(params, SPEC, runtime='onnx')
 
 

@@ -1,19 +1,12 @@
 """scripts/plot_signal.py: subjects, words, exit codes and figures, on small networks."""
 
 import json
-import pathlib
-import sys
 
 import numpy as np
 import pytest
 
-SCRIPTS = pathlib.Path(__file__).parents[2] / 'scripts'
-sys.path.append(str(SCRIPTS))  # as for the script itself
-
-import plot_signal  # noqa: E402
-import signal_networks  # noqa: E402
-
-from nfnets.signal_propagation import BlockStatistics  # noqa: E402
+from nfnets.signal_propagation import BlockStatistics
+from scripts import plot_signal, signal_networks
 
 NETWORKS = """
 import haiku as hk

@@ -40,13 +40,13 @@ class PackedListing:
       names = index['names']
     except (OSError, ValueError, KeyError, TypeError):
       raise DataError(
-        f'{path} is not the index of a packed folder; pack it again with scripts/pack_folder.py'
+        f'{path} is not the index of a packed folder; pack it again with nfnets pack-folder'
       ) from None
     self.places = {name: place for place, name in enumerate(names)}
     if len(Records(self.root)) != len(names):
       raise DataError(
         f'{self.root} has {len(Records(self.root))} records but the names of {len(names)}; pack it '
-        'again with scripts/pack_folder.py'
+        'again with nfnets pack-folder'
       )
 
   def has(self, part: str) -> bool:
@@ -79,7 +79,7 @@ class Records:
       len(self._source)
     except (OSError, RuntimeError, ValueError):
       raise DataError(
-        f'{self._path} is missing or cut off; pack the folder again with scripts/pack_folder.py'
+        f'{self._path} is missing or cut off; pack the folder again with nfnets pack-folder'
       ) from None
 
   def paths(self) -> list[pathlib.Path]:

@@ -148,7 +148,7 @@ def test_the_field_of_a_config_says_where(hits, capsys, monkeypatch, tmp_path):
   config = digits.get_config()
   config.compilation_cache = str(tmp_path)
   flags.FLAGS.mark_as_parsed()
-  evaluate.main(types.SimpleNamespace(value=config), types.SimpleNamespace(value='file'))
+  evaluate.report(types.SimpleNamespace(value=config), types.SimpleNamespace(value='file'))
   assert pathlib.Path(jax.config.jax_compilation_cache_dir).parent == tmp_path
   assert 'top1' in capsys.readouterr().out
 

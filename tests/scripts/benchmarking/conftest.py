@@ -1,14 +1,8 @@
 """What the tests of scripts/benchmark.py and its parts share."""
 
-import pathlib
-import sys
-
 import pytest
 
-SCRIPTS = pathlib.Path(__file__).parents[3] / 'scripts'
-sys.path.append(str(SCRIPTS))  # as for the script itself
-
-from benchmarking import planner  # noqa: E402
+from scripts.benchmarking import planner
 
 
 @pytest.fixture(scope='session')

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from benchmarking import jax_worker, measure, planner, serving, session
+
+from scripts.benchmarking import jax_worker, measure, planner, serving, session
 
 SCRIPTS = pathlib.Path(__file__).parents[3] / 'scripts'
 
@@ -56,8 +57,8 @@ class InProcess:
   """A worker without a process of its own, which takes seconds to start."""
 
   MAKERS: ClassVar = {
-    'benchmarking.planner': planner.Planner,
-    'benchmarking.jax_worker': jax_worker.JaxWorker,
+    'scripts.benchmarking.planner': planner.Planner,
+    'scripts.benchmarking.jax_worker': jax_worker.JaxWorker,
   }
 
   def __init__(self, module, python=None, **environment):

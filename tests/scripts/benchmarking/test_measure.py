@@ -4,11 +4,12 @@ import sys
 
 import numpy as np
 import pytest
-from benchmarking import child, measure, table
+
+from scripts.benchmarking import child, measure, table
 
 WORKER = """
 import os, signal, sys, time
-from benchmarking import serving
+from scripts.benchmarking import serving
 
 class Worker(serving.Worker):
   def build(self, **case):

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from benchmarking import chart, compare, machine, scaling, table
+
+from scripts.benchmarking import chart, compare, machine, scaling, table
 
 
 def test_the_table_has_ratios_and_the_better_of_timms_layouts(row):
@@ -97,4 +98,4 @@ def test_what_is_no_file_of_results_is_a_sentence(tmp_path, content):
 
 def test_the_command_is_noted_without_folders():
   found = machine.command(['F0', '--peer-python', '/a/b/python', '--out=/c/d.json'])
-  assert found == 'python scripts/benchmark.py F0 --peer-python python --out=d.json'
+  assert found == 'nfnets benchmark F0 --peer-python python --out=d.json'

@@ -11,7 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from benchmarking import child, jax_worker, measure, planner
+
+from scripts.benchmarking import child, jax_worker, measure, planner
 
 PEER = os.environ.get('NFNETS_PEER_PYTHON', sys.executable)
 
@@ -84,7 +85,7 @@ def test_operations_of_a_network_by_hand(model):
 def test_timms_side(task):
   case = {'batch': 2, 'size': 32, 'task': task, 'timm_name': 'test_nfnet', 'dtype': 'bfloat16'}
   rates = {'drop_rate': 0.1, 'drop_path_rate': 0.1}
-  with child.Child('benchmarking.timm_worker', PEER) as worker:
+  with child.Child('scripts.benchmarking.timm_worker', PEER) as worker:
     assert worker.ask('about')['versions']['timm']
     ready = worker.ask('prepare', contestant='timm', rates=rates, **case)
     assert ready['seconds'] > 0
