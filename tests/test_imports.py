@@ -29,6 +29,7 @@ ORDER = [
   {'nfnets.deploy'},
   {'nfnets.inference'},
   {'nfnets.classifier'},
+  {'nfnets.demo'},
   {'nfnets'},
   {'configs'},
   {'experiments.runtime'},
