@@ -24,9 +24,10 @@ _FENCE = re.compile(r'^```.*?^```$', re.DOTALL | re.MULTILINE)
 # A program of this repository, at the start of a line or of an inline code span, and its words.
 _COMMAND = re.compile(
   r'(?:^[ ]*|`)(?:\.venv/bin/)?(?:python (scripts/\w+\.py)|\./(scripts/\w+\.sh)|'
-  r'python -m (experiments\.\w+))((?: [^`\n]*)?)',
+  r'python -m (experiments\.\w+|nfnets\.demo))((?: [^`\n]*)?)',
   re.MULTILINE,
 )
+_PACKAGES = {'nfnets.demo': 'nfnets.demo.__main__'}  # modules to run that are packages
 
 
 def _name(page):
@@ -70,7 +71,7 @@ def _commands():
   for page in TEXTS:
     text = re.sub(r'\\\n\s*', '', page.read_text())  # continued lines
     for script, shell, module, words in _COMMAND.findall(text):
-      program = script or shell or f'{module.replace(".", "/")}.py'
+      program = script or shell or f'{_PACKAGES.get(module, module).replace(".", "/")}.py'
       yield pytest.param(program, words.partition('#')[0], id=f'{page.name}: {program}{words}'[:90])
 
 
@@ -116,6 +117,8 @@ def test_the_check_of_commands_sees_them():
   assert any(words.startswith('README.md: scripts/train.sh') for words in seen)
   assert {'workdir', 'coordinator', 'debug', 'config'} <= _options('scripts/train.sh')
   assert 'weights' in _options('scripts/predict.py')
+  assert any(words.startswith('demo.md: nfnets/demo/__main__.py') for words in seen)
+  assert 'examples' in _options('nfnets/demo/__main__.py')
 
 
 def _sentences(source):

@@ -154,7 +154,6 @@ async function display(blob) {
   if (blob !== picture || stream) return;
   const side = Math.min(image.naturalWidth, image.naturalHeight);
   stage(shown ? 'picture' : 'unshown');
-  image.classList.toggle('tiny', side < 64);
   if (shown && side < state.size / 8) { // hardly anything to see for this network
     const size = `${image.naturalWidth} × ${image.naturalHeight}`;
     say('note', `This picture has only ${size} pixels: the labels mean little.`);
