@@ -29,7 +29,7 @@ _FLAGS = (
   '--disable-background-networking',  # nor asks the browser itself for anything
   '--disable-component-update',
   '--no-first-run',
-  '--use-fake-device-for-media-stream',  # a camera that shows a test card
+  '--use-fake-device-for-media-stream=device-count=2',  # cameras that show a test card
   '--use-fake-ui-for-media-stream',  # which the page may use
   '--window-size=1280,900',
 )
@@ -228,12 +228,17 @@ def test_an_example(browser, classifier, encode):
 def test_the_camera(browser):
   """Chromium's own test card, with a pie that grows: labelled again and again, until stopped."""
   button = browser.find_element('id', 'camera')
-  for _ in range(3):
+  track = "document.getElementById('video').srcObject?.getVideoTracks()[0]"
+  for turn in (False, True, False):
     button.click()
     wait_for(browser, "/ms per picture/.test(document.getElementById('time').textContent)")
     wait_for(browser, "document.getElementById('video').videoWidth")
     assert button.text == 'Stop the camera'
     assert len(browser.find_elements('css selector', '#bars .fill')) == 5
+    if turn:
+      first = browser.execute_script(f'return {track}.getSettings().deviceId')
+      browser.find_element('id', 'turn').click()
+      wait_for(browser, f"{track} && {track}.getSettings().deviceId !== '{first}'")
     button.click()
     wait_for(browser, "!document.getElementById('picture').hidden")
     assert button.text == 'Use the camera'
@@ -259,6 +264,29 @@ def test_a_camera_that_may_not_be_used(browser):
   browser.execute_script("Object.defineProperty(navigator, 'mediaDevices', {value: undefined})")
   browser.find_element('id', 'camera').click()
   wait_for(browser, "document.getElementById('problem').textContent.includes('with https only')")
+
+
+def test_a_phone_without_https_takes_a_picture(browser, classifier, encode, tmp_path):
+  browser.execute_cdp_cmd('Emulation.setTouchEmulationEnabled', {'enabled': True})
+  try:
+    browser.execute_script(
+      """
+      Object.defineProperty(navigator, 'mediaDevices', {value: undefined});
+      document.getElementById('shot').addEventListener('click', (event) => {
+        event.preventDefault();
+        window.asked = true;
+      });
+      """
+    )
+    browser.find_element('id', 'camera').click()
+    assert wait_for(browser, 'window.asked')
+    shot = browser.find_element('id', 'shot')
+    assert shot.get_attribute('capture') == 'environment'
+    picture = encode('JPEG')
+    shot.send_keys(str(save(tmp_path, 'shot.jpg', picture)))
+    wait_for_labels(browser, classifier(picture))
+  finally:
+    browser.execute_cdp_cmd('Emulation.setTouchEmulationEnabled', {'enabled': False})
 
 
 def test_another_network(browser, classifier, weights_files, encode, tmp_path):
