@@ -222,14 +222,17 @@ async function startCamera(video) {
   track.addEventListener('ended', stopCamera); // unplugged
   $('video').srcObject = stream;
   $('video').classList.toggle('mirrored', track.getSettings().facingMode === 'user');
+  const running = stream;
   await $('video').play().catch(() => {});
+  if (stream !== running) return; // stopped meanwhile
   stage('video');
   say('note', '');
   $('answer').setAttribute('aria-live', 'off'); // nobody can listen to so many labels
   $('camera').textContent = 'Stop the camera';
   const devices = await navigator.mediaDevices.enumerateDevices();
+  if (stream !== running) return;
   $('turn').hidden = devices.filter((device) => device.kind === 'videoinput').length < 2;
-  await labelFrames(stream);
+  await labelFrames(running);
 }
 
 /** Sends frame after frame while the camera runs, each when the one before has its labels. */
@@ -282,6 +285,7 @@ $('turn').addEventListener('click', async () => {
   const now = stream.getVideoTracks()[0].getSettings().deviceId;
   const devices = (await navigator.mediaDevices.enumerateDevices())
     .filter((device) => device.kind === 'videoinput');
+  if (!stream) return; // stopped meanwhile
   const next = devices[(devices.findIndex((one) => one.deviceId === now) + 1) % devices.length];
   await startCamera({ deviceId: { exact: next.deviceId } });
 });

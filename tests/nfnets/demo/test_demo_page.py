@@ -231,9 +231,9 @@ def test_the_camera(browser):
   track = "document.getElementById('video').srcObject?.getVideoTracks()[0]"
   for turn in (False, True, False):
     button.click()
+    wait_for(browser, "document.getElementById('camera').textContent === 'Stop the camera'")
     wait_for(browser, "/ms per picture/.test(document.getElementById('time').textContent)")
     wait_for(browser, "document.getElementById('video').videoWidth")
-    assert button.text == 'Stop the camera'
     assert len(browser.find_elements('css selector', '#bars .fill')) == 5
     if turn:
       first = browser.execute_script(f'return {track}.getSettings().deviceId')
