@@ -29,6 +29,7 @@ DOCS = [
   'ruff>=0.15,<1',  # lays out the signatures
 ]
 ONNX = ['onnx>=1.17,<2', 'onnxruntime>=1.20,<2']
+DEMO = ['starlette>=0.45,<2', 'uvicorn>=0.34,<1']
 EXPORT = ['flatbuffers>=24.3,<26']  # StableHLO files
 HUB = ['huggingface_hub>=1.0,<3']  # timm's weights
 
@@ -56,7 +57,10 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   license_files=['LICENSE'],
-  package_data={'nfnets': ['*.txt', 'py.typed']},
+  package_data={
+    'nfnets': ['*.txt', 'py.typed'],
+    'nfnets.demo': ['*.css', '*.html', '*.js', '*.svg'],
+  },
   packages=find_packages(include=['nfnets', 'nfnets.*']),
   package_dir={'': '.'},
   cmdclass={'build_py': BuildWithPrograms},
@@ -76,6 +80,7 @@ setup(
     'simplejpeg>=1.8,<2',
   ],
   extras_require={
+    'demo': DEMO,
     'docs': DOCS,
     'export': EXPORT,
     'hub': HUB,
@@ -88,6 +93,7 @@ setup(
     'tpu': ['jax[tpu]>=0.10,<0.13'],
     'dev': [
       *TRAIN,
+      *DEMO,
       *EXPORT,
       *HUB,
       *ONNX,

@@ -29,6 +29,7 @@ ORDER = [
   {'nfnets.optim', 'nfnets.weights', 'nfnets.signal_propagation', 'nfnets.flops'},
   {'nfnets.deploy'},
   {'nfnets.classifier'},
+  {'nfnets.demo'},
   {'nfnets'},
   {'nfnets.cli'},
   {'nfnets.__main__'},

@@ -1,6 +1,7 @@
 """What decides the batches of a run: `config.data` in types, the seed and the size of a batch."""
 
 import dataclasses
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
@@ -113,3 +114,34 @@ def fill_in(
         '--config.data.randaugment_magnitude (published: 5 to 15), or --config.data.augment=none.'
       )
     data.randaugment_magnitude = float(magnitude)
+
+
+# Fields of `config.data` -> what they are called in `Preprocessing`.
+_OF_PREPROCESSING = {
+  'eval_image_size': 'size',
+  'eval_mode': 'mode',
+  'eval_crop_share': 'crop_share',
+  'mean': 'mean',
+  'stddev': 'stddev',
+}
+
+
+def adopt_preprocessing(
+  config: ConfigDict, found: Preprocessing, given: Collection[str] = ()
+) -> None:
+  """Makes the pictures of tests those of weights.
+
+  Args:
+    config: the whole config, unlocked.
+    found: what the weights say.
+    given: fields of `config.data` that stay.
+  """
+  for field, attribute in _OF_PREPROCESSING.items():
+    if field not in given:
+      config.data[field] = getattr(found, attribute)
+
+
+def adopt_normalization(config: ConfigDict, found: Preprocessing) -> None:
+  """Normalises pictures as weights are used to, unless `config` (unlocked) says how."""
+  for field in ('mean', 'stddev'):
+    config.data[field] = config.data[field] or getattr(found, field)

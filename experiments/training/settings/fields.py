@@ -20,16 +20,6 @@ from nfnets import ModelSpec, list_models, optim, zoo
 _FREE_FIELDS = ('drop_rate', 'stochdepth_rate', 'train_size', 'test_size', 'augment_magnitude')
 
 
-# Fields of `config.data` -> what they are called in `Preprocessing`.
-_PREPROCESSING_FIELDS = {
-  'eval_image_size': 'size',
-  'eval_mode': 'mode',
-  'eval_crop_share': 'crop_share',
-  'mean': 'mean',
-  'stddev': 'stddev',
-}
-
-
 def resolve(config: ConfigDict) -> ConfigDict:
   """Fills in what is derived from other fields and checks the rest. Returns a new config.
 
@@ -45,7 +35,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
   with config.unlocked():
     if config.model.pretrained:
       _adopt_model(config.model)
-      _adopt_pixels(config)
+      found = initial_weights.find_preprocessing(config.model.pretrained)
+      if found is not None:
+        data.adopt_normalization(config, found)
     spec = model_spec(config.model)
     if config.optimizer.clipping is None:
       config.optimizer.clipping = optim.clipping_for_batch(config.global_batch_size)
@@ -117,18 +109,9 @@ def of_weights(config: ConfigDict, path: str, given: Collection[str] = ()) -> Co
       for field in ('drop_rate', 'activation'):
         config.model[field] = None
     found = initial_weights.find_preprocessing(path)
-    for field, attribute in _PREPROCESSING_FIELDS.items():
-      if found is not None and field not in given:
-        config.data[field] = getattr(found, attribute)
+    if found is not None:
+      data.adopt_preprocessing(config, found, given)
   return config
-
-
-def _adopt_pixels(config: ConfigDict) -> None:
-  """Normalises pictures as the weights of a config (unlocked) are used to, unless it says how."""
-  found = initial_weights.find_preprocessing(config.model.pretrained)
-  if found is not None:
-    config.data.mean = config.data.mean or found.mean
-    config.data.stddev = config.data.stddev or found.stddev
 
 
 def _adopt_model(model: ConfigDict) -> None:
