@@ -108,7 +108,7 @@ def server():
   """The address of a server of a picture, a large file, a redirection to a file, and errors."""
 
   class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):  # noqa: N802, the library's name
+    def do_GET(self):
       if self.path == '/away.jpg':
         self.send_response(302)
         self.send_header('Location', 'file:///etc/passwd')
