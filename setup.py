@@ -29,6 +29,7 @@ DOCS = [
   'ruff>=0.15,<1',  # lays out the signatures
 ]
 ONNX = ['onnx>=1.17,<2', 'onnxruntime>=1.20,<2']
+DEMO = ['starlette>=0.45,<2', 'uvicorn>=0.34,<1']
 EXPORT = ['flatbuffers>=24.3,<26']  # StableHLO files
 HUB = ['huggingface_hub>=1.0,<3']  # timm's weights
 
@@ -56,7 +57,10 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   license_files=['LICENSE'],
-  package_data={'nfnets': ['*.txt', 'py.typed']},
+  package_data={
+    'nfnets': ['*.txt', 'py.typed'],
+    'nfnets.demo': ['*.css', '*.html', '*.js', '*.svg'],
+  },
   packages=find_packages(include=['nfnets', 'nfnets.*']),
   package_dir={'': '.'},
   cmdclass={'build_py': BuildWithPrograms},
@@ -76,10 +80,12 @@ setup(
     'simplejpeg>=1.8,<2',
   ],
   extras_require={
+    'demo': DEMO,
     'docs': DOCS,
     'export': EXPORT,
     'hub': HUB,
     'onnx': ONNX,
+    'serve': ONNX,  # what a Classifier computes with on a CPU
     'train': TRAIN,
     'tfds': [*TRAIN, 'tensorflow>=2.20,<3'],  # only to prepare data sets
     'gpu': ['jax[cuda13]>=0.10,<0.13'],  # drivers from 580 on, GPUs from compute capability 7.5 on
@@ -87,6 +93,7 @@ setup(
     'tpu': ['jax[tpu]>=0.10,<0.13'],
     'dev': [
       *TRAIN,
+      *DEMO,
       *EXPORT,
       *HUB,
       *ONNX,

@@ -120,7 +120,13 @@ def get_config() -> ConfigDict:
   config.data.published_quirks = ('solarize_wraps', 'contrast_by_area', 'enhance_from_tenth')
   # NFNet's; NF-RegNet's is ('augment', 'normalize', 'mix').
   config.data.order = ('mix', 'augment', 'normalize')
-  config.data.eval_mode = 'resize_crop_32'  # 'crop_resize', 'resize_crop_0.875' or 'resize' (all)
+  # Or 'crop_resize', 'resize_crop_0.875', 'resize' (the whole picture); timm's 'center', 'squash'.
+  config.data.eval_mode = 'resize_crop_32'
+  config.data.eval_crop_share = 1.0  # 'center', 'squash': of the resized side; above 0, to 1
+  # Of red, green and blue, on the scale 0..1, e.g. (0.5, 0.5, 0.5); None: those of the weights in
+  # model.pretrained, or ImageNet's.
+  config.data.mean = config_dict.placeholder(tuple)
+  config.data.stddev = config_dict.placeholder(tuple)
   config.data.eval_batch_size = config_dict.placeholder(int)  # None: as a slice of training
   # Whether the host rounds training images to compute_dtype and puts squares of their pixels into
   # channels as the stem does first: 'auto' (for accelerators), 'on' or 'off'. The network sees the

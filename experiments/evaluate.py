@@ -5,6 +5,8 @@ nfnets evaluate --config=digits --weights=FILE.safetensors
 
 import json
 import pathlib
+import sys
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +27,16 @@ from experiments.training import evaluation, initial_weights, same_run, settings
 from nfnets import weights
 
 
-def evaluate_file(config: ConfigDict, path: str | pathlib.Path) -> dict[str, float]:
-  """Evaluates a weights file on the test set of a config, at the config's size.
+def evaluate_file(
+  config: ConfigDict, path: str | pathlib.Path, given: Collection[str] = ()
+) -> dict[str, float]:
+  """Evaluates a weights file on the test set of a config, its pictures prepared as the file says.
 
   Args:
-    config: what to read and how; its model is used only if the file does not describe its own.
+    config: what to read; its model, and how it prepares pictures, are used only if the file does
+      not say.
     path: a file that `nfnets.weights.save` wrote, such as a run's EMA weights.
+    given: fields of `config.data`, such as 'eval_image_size', that hold whatever the file says.
 
   Returns:
     What `evaluation.evaluate` gives. If the weights name their classes, a picture is right when
@@ -39,7 +45,9 @@ def evaluate_file(config: ConfigDict, path: str | pathlib.Path) -> dict[str, flo
   Raises:
     ValueError: the file cannot be read, it is of another network, or it does not know a class.
   """
-  chosen = settings.read_evaluation(config, str(path))
+  chosen = settings.read_evaluation(config, str(path), given)
+  if processes.is_main():
+    print(f'Pictures are prepared so: {chosen.data.preprocessing}.', file=sys.stderr)
   if jax.process_count() > 1:
     same_run.require(config.to_dict(), chosen.info)
   params, network_state = initial_weights.load(str(path), chosen.spec)
@@ -78,7 +86,8 @@ def report(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
   weights_file = local_paths.require(path.value, '--weights')
   with processes.together():
     compilation_cache.enable(config.value.compilation_cache)
-    processes.say(json.dumps(evaluate_file(config.value, weights_file), indent=2))
+    figures = evaluate_file(config.value, weights_file, command_line.given_fields('data'))
+    processes.say(json.dumps(figures, indent=2))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,19 +1,19 @@
 """Pictures in, labels out."""
 
 import functools
-import json
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self, overload
 
-import haiku as hk
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from nfnets import baselines, labels, weights, zoo
-from nfnets.inference import EVALUATION_MODES, Picture, preprocess
+from nfnets import labels, picture_sources, weights, zoo
+from nfnets.deploy import runtimes
+from nfnets.inference import Picture
+from nfnets.preprocessing import Preprocessing
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -28,6 +28,14 @@ class Prediction(NamedTuple):
   index: int  # of the class
 
 
+class Labelled(NamedTuple):
+  """One picture of many."""
+
+  name: str  # its path, 'film.mp4, frame 0', or 'picture 0'
+  predictions: list[Prediction]  # likeliest first; empty if there is a problem
+  problem: str  # why it could not be labelled; '': it was
+
+
 class Classifier:
   """A network with everything that it takes to label pictures.
 
@@ -35,9 +43,22 @@ class Classifier:
       for label, probability, index in classifier('cat.jpg'):
         ...
 
-  A picture is a path, the bytes of an encoded file, an array or a Pillow image, see
-  `inference.read_picture`. One picture runs alone, a list in batches of `batch_size`, the last one
-  padded: so the network is compiled once for either, at the first use.
+  A picture is a path, an address, the bytes of an encoded file, an open file, an array or a Pillow
+  image, see `inference.read_picture`. One picture runs alone, several in batches of `batch_size`.
+  Where XLA computes, the last batch is padded, so that the network is compiled once for either, at
+  the first use.
+
+  Any number of threads may use one classifier. It can be pickled.
+
+  Attributes:
+    spec: the network.
+    num_classes: K.
+    class_names: K names.
+    preprocessing: how pictures are brought to the network.
+    dtype: what it computes in.
+    runtime: what computes it, 'jax' or 'onnx'.
+    batch_size: pictures of several that it takes at a time.
+    name: of the weights.
   """
 
   def __init__(
@@ -46,41 +67,49 @@ class Classifier:
     spec: zoo.AnySpec,
     class_names: Sequence[str] | None = None,
     *,
+    preprocessing: Preprocessing | None = None,
     size: int | None = None,
-    mode: str = 'resize_crop_32',
+    mode: str | None = None,
     dtype: str = 'float32',
     batch_size: int | None = None,
+    runtime: str | None = None,
+    name: str | None = None,
   ):
-    """Checks the parameters and moves them to the default device; compiles nothing yet.
+    """Checks the parameters and makes the network ready; XLA compiles at the first use.
 
     Args:
       params: module path -> name -> array, the parameters of `create_model(spec, K)`; with those
         of a batch-normalised network its state, see `baselines.join_state`.
       spec: the network. `*nfnets.deploy.fold(params, spec)` gives the two for less work.
       class_names: K names. None: ImageNet's if K is 1000, else 'class 0', 'class 1', ...
-      size: height and width that pictures are brought to, in pixels; None: spec.test_size.
-      mode: how they are brought to it, see `inference.resize_for_evaluation`.
+      preprocessing: how pictures are brought to the network; None: DeepMind's way, to
+        spec.test_size.
+      size: another height and width than the preprocessing's, in pixels.
+      mode: another way to get there than the preprocessing's, see
+        `inference.resize_for_evaluation`.
       dtype: what the network computes in, one of DTYPES. What comes out is float32.
-      batch_size: pictures of a list that the network takes at a time. None: 4 on a CPU, else 32.
+      batch_size: pictures of several that the network takes at a time. None: 4 on a CPU, else 32.
+      runtime: 'jax': XLA, on JAX's default device; 'onnx': ONNX Runtime, on the CPU. None: the
+        latter where JAX has a CPU only, dtype is 'float32' and the extra `serve` is installed; the
+        results are the same to about 1e-6.
+      name: of the weights, for `repr`; None: the network's, if it has one.
 
     Raises:
+      ImportError: the runtime is not installed.
       ValueError: the parameters are not those of the network, the number of names is not K, or an
         option has no such value.
     """
-    _check_options(size, mode, dtype, batch_size)
+    self.runtime = _check_options(size, mode, dtype, batch_size, runtime)
     self.spec = spec
-    self.size = spec.test_size if size is None else size  # pixels
-    self.mode = mode
+    preprocessing = preprocessing or Preprocessing(spec.test_size)
+    self.preprocessing = preprocessing.replace(size=size, mode=mode)
     self.dtype = dtype
     self.batch_size = batch_size or (4 if jax.default_backend() == 'cpu' else 32)
-    fitted = weights.fit(params, spec, needs_classifier=True)
-    self.num_classes = weights.count_classes(fitted, spec)
+    self._params = weights.fit(params, spec, needs_classifier=True)
+    self.num_classes = weights.count_classes(self._params, spec)
     self.class_names = _complete_names(class_names, self.num_classes)
-    self._transformed = hk.transform_with_state(self._network)
-    params, state = baselines.split_state(fitted)
-    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-    self._variables = params, jax.tree.map(jnp.asarray, state)
-    self._program = jax.jit(self._compute, static_argnames='names')
+    self.name = name or _find_name(spec)
+    self._lock = threading.Lock()
 
   @classmethod
   def from_pretrained(
@@ -89,7 +118,12 @@ class Classifier:
     class_names: Sequence[str] | None = None,
     *,
     cache_dir: str | os.PathLike | None = None,
-    **options: Any,
+    preprocessing: Preprocessing | None = None,
+    size: int | None = None,
+    mode: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    runtime: str | None = None,
   ) -> Self:
     """Makes a classifier of published weights or of a local file.
 
@@ -98,59 +132,149 @@ class Classifier:
         release, or a file that `nfnets.weights.save` or a training run wrote.
       class_names: K names; None: the file's own, or else as in the constructor.
       cache_dir: where downloads are kept, as in `nfnets.load_pretrained`.
-      **options: `size`, `mode`, `dtype` and `batch_size` of the constructor; None: as if not given.
-        Where size and mode are not given, those of the file hold, if it has any.
-
-    A file's own are the entries 'class_names' (a JSON list), 'eval_mode' and 'eval_size' of its
-    metadata, which training runs write.
+      preprocessing: None: that of the weights, which are evaluated as they were published.
+      size: as in the constructor, as is what follows.
+      mode: likewise.
+      dtype: likewise; None: 'float32'.
+      batch_size: likewise.
+      runtime: likewise.
 
     Raises:
       ConnectionError: the weights cannot be downloaded.
+      ImportError: the runtime is not installed.
       ValueError: as `nfnets.load_pretrained` or the constructor.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    _check_options(**given)  # before a long download
+    dtype = dtype or DTYPES[0]
+    _check_options(size, mode, dtype, batch_size, runtime)  # before a long download
     loaded = weights.load_pretrained(name_or_path, cache_dir=cache_dir)
-    stored = _stored_options(Path(name_or_path)) if Path(name_or_path).is_file() else {}
-    if class_names is not None:
-      given['class_names'] = class_names
-    return cls(loaded.params, loaded.spec, **{**stored, **given})
+    return cls(
+      loaded.params,
+      loaded.spec,
+      loaded.class_names if class_names is None else class_names,
+      preprocessing=preprocessing or loaded.preprocessing,
+      size=size,
+      mode=mode,
+      dtype=dtype,
+      batch_size=batch_size,
+      runtime=runtime,
+      name=loaded.name,
+    )
 
-  def __call__(
-    self, pictures: Picture | Sequence[Picture], top: int = 5
-  ) -> list[Prediction] | list[list[Prediction]]:
-    """Labels a picture, or several.
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes a file that `from_pretrained` reads: weights, network, class names, preprocessing.
 
     Args:
-      pictures: one picture, or a list of pictures (an array [N, H, W, 3] is a list too).
+      path: a .safetensors file, in an existing folder.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    weights.save(
+      path,
+      self._params,
+      spec=self.spec,
+      class_names=self.class_names,
+      preprocessing=self.preprocessing,
+    )
+
+  @property
+  def size(self) -> int:
+    """Height and width that pictures are brought to, in pixels."""
+    return self.preprocessing.size
+
+  @property
+  def mode(self) -> str:
+    """How they are brought to it, see `inference.resize_for_evaluation`."""
+    return self.preprocessing.mode
+
+  def __repr__(self) -> str:
+    """One line: the weights, the classes, how pictures are prepared, what computes."""
+    return (
+      f'Classifier({self.name!r}, {self.num_classes:,} classes, {self.preprocessing}, '
+      f'{self.dtype}, runtime={self.runtime!r})'
+    )
+
+  def __getstate__(self) -> dict[str, Any]:
+    """All but what is made again: the lock and the runtimes."""
+    unwanted = ('_lock', '_engine', '_xla')
+    return {name: value for name, value in vars(self).items() if name not in unwanted}
+
+  def __setstate__(self, state: Mapping[str, Any]) -> None:
+    """Takes what `__getstate__` gave."""
+    vars(self).update(state)
+    self._lock = threading.Lock()
+
+  @overload
+  def __call__(self, pictures: Picture, top: int = 5) -> list[Prediction]: ...
+
+  @overload
+  def __call__(self, pictures: Iterable[Picture], top: int = 5) -> list[list[Prediction]]: ...
+
+  def __call__(
+    self, pictures: Picture | Iterable[Picture], top: int = 5
+  ) -> list[Prediction] | list[list[Prediction]]:
+    """Labels a picture, or several. `each` labels folders and videos.
+
+    Args:
+      pictures: one picture; or several: a list, a generator or an array [N, H, W, 3].
       top: how many classes to name, at most all.
 
     Returns:
-      The likeliest classes, likeliest first; for a list, a list of these.
+      The likeliest classes, likeliest first; for several pictures a list of these.
 
     Raises:
       OSError: a file cannot be read.
-      ValueError: something is no picture, in a list saying which, or top is less than 1.
+      ValueError: something is no picture, of several saying which, or top is less than 1.
     """
-    if top < 1:
-      raise ValueError(f'top must be at least 1, got {top}.')
+    _check_top(top)
     ranked = []
     for outputs in self._run(pictures, ('logits',)):
       ranked += [self.rank(logits, top) for logits in outputs['logits']]
-    return ranked if _is_list(pictures) else ranked[0]
+    return ranked if picture_sources.is_iterable(pictures) else ranked[0]
+
+  def each(self, source: Picture | Iterable[Picture], top: int = 5) -> Iterator[Labelled]:
+    """Labels many pictures one after the other, and says of each what it is called.
+
+        for name, predictions, problem in classifier.each('photos/'):
+          print(name, problem or predictions[0].label)
+
+    Args:
+      source: a folder, whose pictures count at every depth; a pattern, 'photos/*.jpg'; a video; or
+        whatever the call takes. It is read as the results are taken.
+      top: how many classes to name, at most all.
+
+    Yields:
+      A `Labelled` for each picture, in order. Those that cannot be used do not end it, and say why.
+
+    Raises:
+      OSError: there is no such file, or a video cannot be read.
+      ValueError: top is less than 1.
+    """
+    _check_top(top)
+    for chunk in _batched(picture_sources.named(source), self.batch_size):
+      problems, good = {}, []
+      for _, picture in chunk:
+        try:
+          good.append(self.preprocessing(picture))
+        except (OSError, ValueError) as error:
+          problems[len(problems) + len(good)] = getattr(error, 'strerror', None) or str(error)
+      logits = iter(self._compute(good, ('logits',))['logits'] if good else ())
+      for place, (name, _) in enumerate(chunk):
+        problem = problems.get(place, '')
+        yield Labelled(name, [] if problem else self.rank(next(logits), top), problem)
 
   def features(
-    self, pictures: Picture | Sequence[Picture], names: Sequence[str] | None = None
+    self, pictures: Picture | Iterable[Picture], names: Sequence[str] | None = None
   ) -> dict[str, np.ndarray]:
     """Returns what the network makes of pictures on its way to the labels.
 
     Args:
-      pictures: one picture or a list, as above.
+      pictures: one picture or several, as above.
       names: which of `feature_names` to return; None: all of them.
 
     Returns:
       'logits' [N, K], 'pool' [N, C] and the maps 'stem', 'stage0', 'stage1', ... [N, h, w, c]: all
-      float32, N = 1 for one picture.
+      float32, N = 1 for one picture. XLA computes the maps, whatever the runtime.
 
     Raises:
       OSError: a file cannot be read.
@@ -188,88 +312,102 @@ class Classifier:
     order = np.argsort(-probabilities, kind='stable')[:top]
     return [Prediction(self.class_names[i], float(probabilities[i]), int(i)) for i in order]
 
-  @functools.cached_property
+  @property
   def feature_names(self) -> tuple[str, ...]:
     """What `features` can return."""
-    outputs, _ = jax.eval_shape(self._transformed.apply, *self._variables, None, self._images)
-    return tuple(outputs)
+    return self._made('_xla').feature_names
 
-  @property
-  def _images(self) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.float32)
+  @functools.cached_property
+  def _xla(self) -> runtimes.Runtime:
+    return runtimes.XlaRuntime(self._params, self.spec, self.size, self.dtype)
 
-  def _network(self, batch: jax.Array) -> dict[str, jax.Array]:
-    """The outputs and the maps on the way to them, float32, of normalised images [N, H, W, 3]."""
-    outputs = {}
+  @functools.cached_property
+  def _engine(self) -> runtimes.Runtime:
+    if self.runtime == 'onnx':
+      return runtimes.OnnxRuntime(self._params, self.spec, self.size)
+    return self._xla
 
-    def keep_maps(call, args, kwargs, context):
-      out = call(*args, **kwargs)
-      if context.method_name == 'features':
-        outputs.update(out)
-      return out
-
-    with hk.intercept_methods(keep_maps):
-      model = zoo.create_model(self.spec, self.num_classes)
-      outputs.update(model(batch.astype(self.dtype), is_training=False))
-    return {name: out.astype(jnp.float32) for name, out in outputs.items()}
-
-  def _compute(
-    self, variables: tuple[_Params, _Params], batch: jax.Array, names: tuple[str, ...]
-  ) -> dict[str, jax.Array]:
-    outputs, _ = self._transformed.apply(*variables, None, batch)
-    return {name: outputs[name] for name in names}  # the compiler drops the others
+  def _made(self, runtime: str) -> runtimes.Runtime:
+    """One of the two above, made once whatever the number of threads."""
+    with self._lock:
+      return getattr(self, runtime)
 
   def _run(
-    self, pictures: Picture | Sequence[Picture], names: tuple[str, ...]
+    self, pictures: Picture | Iterable[Picture], names: tuple[str, ...]
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the outputs of batch after batch; the next one is prepared while one computes."""
-    batch_size = self.batch_size if _is_list(pictures) else 1
-    pictures = pictures if _is_list(pictures) else [pictures]
+    """Yields the outputs of batch after batch; the next one is prepared while XLA computes one."""
+    if picture_sources.is_several(pictures):
+      raise ValueError(
+        f'{os.fspath(pictures)} stands for several pictures: '
+        f'classifier.each({os.fspath(pictures)!r}) labels them one after the other.'
+      )
+    several = picture_sources.is_iterable(pictures)
+    numbered = enumerate(picture_sources.pictures_of(pictures))
     running = None
-    for start in range(0, len(pictures), batch_size):
-      count = min(batch_size, len(pictures) - start)
-      batch = np.zeros((batch_size, self.size, self.size, 3), np.float32)
-      for i in range(count):
-        batch[i] = self._preprocess(pictures[start + i], start + i, len(pictures))
-      outputs = self._program(self._variables, batch, names=names)
+    for chunk in _batched(numbered, self.batch_size if several else 1):
+      batch = [self._preprocess(picture, number, several) for number, picture in chunk]
+      started = self._start(batch, names, self.batch_size if several else 1), len(batch)
       if running is not None:
         yield _fetch(*running)
-      running = outputs, count
+      running = started
     if running is not None:
       yield _fetch(*running)
 
-  def _preprocess(self, picture: Picture, number: int, total: int) -> np.ndarray:
+  def _start(
+    self, batch: Sequence[np.ndarray], names: tuple[str, ...], pad_to: int
+  ) -> Mapping[str, Any]:
+    """Outputs to come of preprocessed pictures [size, size, 3]."""
+    has_all = set(names) <= set(runtimes.OnnxRuntime.feature_names)
+    return self._made('_engine' if has_all else '_xla')(np.stack(batch), names, pad_to)
+
+  def _compute(self, batch: Sequence[np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return _fetch(self._start(batch, names, self.batch_size), len(batch))
+
+  def _preprocess(self, picture: Picture, number: int, several: bool) -> np.ndarray:
     try:
-      return preprocess(picture, self.size, self.mode)
+      return self.preprocessing(picture)
     except ValueError as error:
       if isinstance(picture, str | os.PathLike):
         raise ValueError(f'{os.fspath(picture)}: {error}') from None
-      if total > 1:
+      if several:
         raise ValueError(f'picture {number} of the list (from 0): {error}') from None
       raise
 
 
+def _batched(items: Iterable[Any], count: int) -> Iterator[list[Any]]:
+  """Yields lists of up to `count` items."""
+  items = iter(items)
+  while chunk := list(itertools.islice(items, count)):
+    yield chunk
+
+
+def _check_top(top: int) -> None:
+  if top < 1:
+    raise ValueError(f'top must be at least 1, got {top}.')
+
+
 def _check_options(
-  size: int | None = None,
-  mode: str = EVALUATION_MODES[0],
-  dtype: str = DTYPES[0],
-  batch_size: int | None = None,
-) -> None:
-  """Refuses options of a classifier that have no such value."""
-  for what, value, choices in (('mode', mode, EVALUATION_MODES), ('dtype', dtype, DTYPES)):
-    if value not in choices:
-      raise ValueError(f'{what} must be one of {", ".join(choices)}, got {value!r}.')
-  for what, value in (('size', size), ('batch_size', batch_size)):
-    if value is not None and value < 1:
-      raise ValueError(f'{what} must be at least 1, got {value}.')
+  size: int | None,
+  mode: str | None,
+  dtype: str,
+  batch_size: int | None,
+  runtime: str | None,
+) -> str:
+  """Refuses options of a classifier that have no such value; returns the runtime."""
+  Preprocessing(1).replace(size=size, mode=mode)
+  if dtype not in DTYPES:
+    raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}.')
+  if batch_size is not None and batch_size < 1:
+    raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+  return runtimes.choose(runtime, dtype)
 
 
-def _is_list(pictures: Picture | Sequence[Picture]) -> bool:
-  """Whether these are several pictures: a list, a tuple or an array [N, H, W, C]."""
-  return isinstance(pictures, list | tuple) or getattr(pictures, 'ndim', 0) == 4
+def _find_name(spec: zoo.AnySpec) -> str:
+  """The published name of a network, or its family's."""
+  return next((name for name in zoo.list_models() if zoo.get_spec(name) == spec), spec.family)
 
 
-def _fetch(outputs: dict[str, jax.Array], count: int) -> dict[str, np.ndarray]:
+def _fetch(outputs: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
   """The outputs of a batch on the host, without the padding."""
   return {name: np.asarray(out)[:count] for name, out in outputs.items()}
 
@@ -284,23 +422,3 @@ def _complete_names(names: Sequence[str] | None, num_classes: int) -> tuple[str,
   if len(names) != num_classes:
     raise ValueError(f'{len(names)} class names were given and the network has {num_classes}.')
   return tuple(names)
-
-
-def _stored_options(path: Path) -> dict[str, Any]:
-  """What a weights file that is known to be good says of class names, mode and size."""
-  try:
-    metadata = weights.read_metadata(path)
-  except ValueError:  # it is not safetensors but of DeepMind's release
-    return {}
-  readers = {'class_names': json.loads, 'eval_mode': str, 'eval_size': int}
-  found = {name: metadata[name] for name in readers if name in metadata}
-  try:
-    values = {name: readers[name](text) for name, text in found.items()}
-    names = values.get('class_names', [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-      raise ValueError('class_names is not a JSON list of text')
-    options = {name.removeprefix('eval_'): value for name, value in values.items()}
-    _check_options(**{name: value for name, value in options.items() if name != 'class_names'})
-  except ValueError as error:
-    raise ValueError(f'{path} is damaged, its metadata cannot be used: {error}') from None
-  return options

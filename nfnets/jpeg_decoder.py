@@ -1,7 +1,8 @@
-"""JPEG files as arrays, with the pixels of TensorFlow's default decoder."""
+"""JPEG files as arrays, with the pixels of TensorFlow's default decoder, or of Pillow's."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -38,13 +39,17 @@ def read_header(data: bytes) -> tuple[int, int, str]:
   return height, width, colorspace
 
 
-def decode(data: bytes, colorspace: str) -> tuple[np.ndarray, np.ndarray | None]:
+def decode(
+  data: bytes, colorspace: str, *, exact: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
   """Decodes to RGB, without regard to the orientation.
 
   Args:
     data: the file.
     colorspace: from `read_header`. CMYK becomes RGB without a colour profile; it is read as Adobe
       writes it (inverted), with Adobe's marker or without, as Pillow does.
+    exact: whether the inverse cosine transform is Pillow's, the accurate one, instead of
+      TensorFlow's, the quick one; that of CMYK is always Pillow's.
 
   Returns:
     The pixels, uint8 [H, W, 3], and which rows were decoded, bool [H]; None: all.
@@ -52,24 +57,20 @@ def decode(data: bytes, colorspace: str) -> tuple[np.ndarray, np.ndarray | None]
   Raises:
     ValueError: nothing can be decoded.
   """
-  output = 'CMYK' if colorspace in ('CMYK', 'YCCK') else 'RGB'
+  is_cmyk = colorspace in ('CMYK', 'YCCK')
+  options = {'colorspace': 'CMYK' if is_cmyk else 'RGB', 'fastdct': not (is_cmyk or exact)}
   rows = None
   try:
-    image = _decompress(data, output, strict=True)
+    image = simplejpeg.decode_jpeg(data, **options)
   except ValueError:  # a fault; the lenient decoder returns what there is
-    image = _decode_leniently(data, output)
-    rows = _decoded_rows(data, output, image)
-  return _cmyk_to_rgb(image) if output == 'CMYK' else image, rows
+    image = _decode_leniently(data, options)
+    rows = _decoded_rows(data, options, image)
+  return _cmyk_to_rgb(image) if is_cmyk else image, rows
 
 
-def _decompress(data: bytes, output: str, strict: bool) -> np.ndarray:
-  # The quick transform is TensorFlow's default; for CMYK the exact one gives Pillow's pixels.
-  return simplejpeg.decode_jpeg(data, output, fastdct=output == 'RGB', strict=strict)
-
-
-def _decode_leniently(data: bytes, output: str) -> np.ndarray:
+def _decode_leniently(data: bytes, options: Mapping[str, Any]) -> np.ndarray:
   try:
-    return _decompress(data, output, strict=False)
+    return simplejpeg.decode_jpeg(data, **options, strict=False)
   except ValueError as error:
     raise ValueError(f'the JPEG cannot be decoded ({error}); replace the file') from None
 
@@ -79,7 +80,7 @@ def _cmyk_to_rgb(image: np.ndarray) -> np.ndarray:
   return ((product + 127) // 255).astype(np.uint8)
 
 
-def _decoded_rows(data: bytes, output: str, image: np.ndarray) -> np.ndarray:
+def _decoded_rows(data: bytes, options: Mapping[str, Any], image: np.ndarray) -> np.ndarray:
   """Returns which rows do not depend on what is missing, bool [H].
 
   Noise after the coded data of every scan is read instead of what is missing, and is left unread
@@ -93,7 +94,7 @@ def _decoded_rows(data: bytes, output: str, image: np.ndarray) -> np.ndarray:
   parts = [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]
   parts[-1] = parts[-1] or b'\xff\xd9'
   try:
-    noisy = _decode_leniently(_NOISE.join(parts), output)
+    noisy = _decode_leniently(_NOISE.join(parts), options)
   except ValueError:
     return rows
   unchanged = (noisy == image).all(axis=(1, 2))

@@ -1,10 +1,14 @@
 """Which files of a folder are pictures, and how a file from outside is read."""
 
 import errno
+import http.client
 import os
 import pathlib
 import stat
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from typing import BinaryIO
 
 # Of the formats that `images.decode` reads; the content decides, so an ending may be wrong.
 ENDINGS = (
@@ -12,12 +16,14 @@ ENDINGS = (
   '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm',
 )  # fmt: skip
 MAX_BYTES = 2**30  # the largest picture that is decoded, uncompressed with four times 16 bits
+MAX_DOWNLOAD = 2**26  # bytes
 
 # What systems and programs leave in every folder: not worth a word. In small letters.
 _CLUTTER = frozenset(
   {'.ds_store', '.ipynb_checkpoints', '__macosx', '@eadir', 'desktop.ini', 'thumbs.db'}
 )
 _NAMED = 5  # of each reason in a summary
+_PATIENCE = 30.0  # seconds without a byte of a download
 
 
 class Skipped:
@@ -132,6 +138,43 @@ def read(path: str | os.PathLike) -> bytes:
         errno.EFBIG, f'it has {status.st_size:,} bytes, more than {MAX_BYTES:,}', str(path)
       )
     return file.read()
+
+
+def read_open(file: BinaryIO) -> bytes:
+  """Returns what is left to read of an open file.
+
+  Raises:
+    OSError: it has more than MAX_BYTES bytes.
+    ValueError: it is not open for reading bytes.
+  """
+  data = file.read(MAX_BYTES + 1)
+  if not isinstance(data, bytes):
+    raise ValueError("the file is open as text: open it with open(path, 'rb')")
+  if len(data) > MAX_BYTES:
+    raise OSError(errno.EFBIG, f'it has more than {MAX_BYTES:,} bytes')
+  return data
+
+
+def download(address: str) -> bytes:
+  """Returns the file at an address, http:// or https://, of at most MAX_DOWNLOAD bytes.
+
+  Raises:
+    OSError: it cannot be had, or is larger; the message says so.
+  """
+  request = urllib.request.Request(address, headers={'User-Agent': 'nfnets'})
+  try:
+    with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
+      data = answer.read(MAX_DOWNLOAD + 1)
+  except urllib.error.HTTPError as error:
+    raise OSError(f'{address} cannot be downloaded: the server answered {error.code}.') from None
+  except (http.client.HTTPException, OSError, ValueError) as error:
+    reason = getattr(error, 'reason', None) or error
+    raise OSError(f'{address} cannot be downloaded: {reason}.') from None
+  if len(data) > MAX_DOWNLOAD:
+    raise OSError(
+      f'{address} has more than {MAX_DOWNLOAD:,} bytes: download it, and give the file.'
+    )
+  return data
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

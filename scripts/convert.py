@@ -100,13 +100,15 @@ def convert(source: pathlib.Path, target: pathlib.Path, model: str | None) -> Co
         '(nfnets.list_models() has all names).'
       )
     params, spec = weights.from_timm(source, model), zoo.get_spec(model)
-    weights.save(target, params, spec=spec.to_dict())
-    return Converted('timm', f'ours, {model}', _arrays(params))
+    preprocessing = weights.preprocessing_of(model)
+    weights.save(target, params, spec=spec, preprocessing=preprocessing)
+    hint = f' Pictures are prepared so: {preprocessing}.'
+    return Converted('timm', f'ours, {model}', _arrays(params), hint)
   if model is None:
     params, spec, model = weights.load_pretrained(source)
   else:
     params, spec = weights.load_deepmind(source, model), zoo.get_spec(model)
-  weights.save(target, params, spec=spec.to_dict())
+  weights.save(target, params, spec=spec, preprocessing=weights.preprocessing_of(model))
   return Converted("DeepMind's release", f'ours, {model}', _arrays(params))
 
 

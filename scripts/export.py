@@ -17,7 +17,6 @@ SUFFIXES = {
   '.onnx': 'onnx',
   '': 'saved_model',
 }
-_KEPT = ('class_names', 'eval_mode', 'eval_size')  # what a run says of how its weights are used
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,20 +47,28 @@ def main(argv: list[str] | None = None) -> int:
 def export(arguments: argparse.Namespace) -> None:
   """Loads, folds, writes, and says what it wrote."""
   kind = arguments.format or _kind_of(arguments.out)
-  params, spec, name = load_pretrained(arguments.weights)
-  said = _what_the_file_says(arguments.weights)
+  loaded = load_pretrained(arguments.weights)
+  params, spec, name = loaded
+  preprocessing = loaded.preprocessing.replace(size=arguments.size)
   if not arguments.no_fold and not deploy.is_folded(spec):
     params, spec = deploy.fold(params, spec)
-  options = {'size': arguments.size, 'batch_size': arguments.batch_size}
+  options = {'size': preprocessing.size, 'batch_size': arguments.batch_size}
   if kind == 'safetensors':
-    weights.save(arguments.out, params, spec=spec.to_dict(), metadata=said)
+    names = loaded.class_names
+    weights.save(arguments.out, params, spec=spec, class_names=names, preprocessing=preprocessing)
   elif kind == 'onnx':
-    deploy.export_onnx(arguments.out, params, spec, **options, metadata=said)
+    said = {} if loaded.class_names is None else {'class_names': loaded.class_names}
+    deploy.export_onnx(
+      arguments.out, params, spec, **options, preprocessing=preprocessing, metadata=said
+    )
   else:
     write = {'stablehlo': deploy.export_stablehlo, 'saved_model': write_saved_model}[kind]
     write(arguments.out, params, spec, **options)
   count = sum(x.size for entries in params.values() for x in entries.values())
-  print(f'{name}: {count:,} parameters as {kind} in {arguments.out}')
+  print(
+    f'{name}: {count:,} parameters as {kind} in {arguments.out}. Pictures are to be prepared so: '
+    f'{preprocessing}.'
+  )
 
 
 def _kind_of(out: pathlib.Path) -> str:
@@ -73,14 +80,6 @@ def _kind_of(out: pathlib.Path) -> str:
       f'{", ".join(filter(None, SUFFIXES))}, no suffix for the folder of a SavedModel, or --format.'
     )
   return kind
-
-
-def _what_the_file_says(name: str) -> dict[str, str]:
-  """Class names and how pictures are prepared, from a file of this library; nothing from others."""
-  if not pathlib.Path(name).is_file() or not weights.is_safetensors(name):
-    return {}
-  metadata = weights.read_metadata(name)
-  return {key: metadata[key] for key in _KEPT if key in metadata}
 
 
 def write_saved_model(path, params, spec, *, size: int | None, batch_size: int | None) -> None:

@@ -11,7 +11,6 @@ read the output has stopped (`| head`).
 """
 
 import argparse
-import glob
 import json
 import math
 import os
@@ -26,7 +25,8 @@ from PIL import Image
 import nfnets
 from experiments.runtime import compilation_cache, platforms
 from nfnets import classifier as classifiers
-from nfnets import inference, installation, picture_files
+from nfnets import inference, installation, picture_files, picture_sources
+from nfnets.deploy import runtimes
 
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports of a program that the signal ended
 _SHEET_LIMIT = 60  # pictures
@@ -75,12 +75,16 @@ def _label(args: argparse.Namespace) -> int:
     mode=args.mode,
     dtype=args.dtype,
     batch_size=1 if len(paths) == 1 else args.batch_size,
+    runtime=args.runtime,
   )
+  if args.size or args.mode:
+    print(f'Pictures are prepared so: {classifier.preprocessing}.', file=sys.stderr)
   names = ('logits',)
   if args.features:
     names = classifier.feature_names if args.maps else ('logits', 'pool')
   results, features = [], []
-  for chunk, images in _read(paths, classifier.batch_size, failures, args.json):
+  exact = classifier.preprocessing.is_exact
+  for chunk, images in _read(paths, classifier.batch_size, exact, failures, args.json):
     outputs = classifier.features(images, names)
     for path, image, logits in zip(chunk, images, outputs['logits'], strict=True):
       predictions = classifier.rank(logits, args.top)
@@ -127,11 +131,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     help='write pooled vectors to .npy, or with logits, paths and class names to .npz',
   )
   add('--maps', action='store_true', help='add the maps of the stem and the stages to the .npz')
-  add('--size', type=_positive, help="pixels that pictures are brought to (default: the model's)")
+  add('--size', type=_positive, help="pixels that pictures are brought to (default: the weights')")
   modes = ', '.join(inference.EVALUATION_MODES)
-  add('--mode', choices=inference.EVALUATION_MODES, metavar='MODE', help=f'how: one of {modes}')
+  modes_help = f"how: one of {modes} (default: the weights')"
+  add('--mode', choices=inference.EVALUATION_MODES, metavar='MODE', help=modes_help)
   add('--dtype', choices=classifiers.DTYPES, default='float32', help='what the network computes in')
   add('--batch_size', type=_positive, help='pictures at a time')
+  add('--runtime', choices=runtimes.RUNTIMES, help='what computes (default: the quicker one here)')
   args = parser.parse_args(argv)
   if args.features and args.features.suffix not in ('.npy', '.npz'):
     parser.error(f'--features must end in .npy or .npz, got {args.features}')
@@ -164,32 +170,25 @@ def find_pictures(
   """
   found: dict[pathlib.Path, None] = {}
   for argument in arguments:
-    path = pathlib.Path(argument)
-    matches = [path] if os.path.exists(path) else sorted(map(pathlib.Path, glob.glob(argument)))
-    if not matches:
-      failures[argument] = 'there is no such file or folder, and no file matches it as a pattern'
-    for match in matches:
-      files = [match]
-      if os.path.isdir(match):
-        left_out = picture_files.Skipped(match)
-        files = [*map(pathlib.Path, picture_files.walk(match, match.resolve(), left_out))]
-        if left_out:
-          skipped.append(f'{picture_files.printable(str(match))}: {left_out}')
-        if not files:
-          endings = ', '.join(picture_files.ENDINGS)
-          failures[str(match)] = f'no file in this folder ends in {endings}'
-      found.update(dict.fromkeys(files))
+    try:
+      found.update(dict.fromkeys(picture_sources.find(argument, skipped)))
+    except FileNotFoundError as error:
+      failures[argument] = str(error)
   return list(found)
 
 
 def _read(
-  paths: list[pathlib.Path], count: int, failures: dict[str, str], as_json: bool
+  paths: list[pathlib.Path],
+  count: int,
+  exact: bool,
+  failures: dict[str, str],
+  as_json: bool,
 ) -> Iterator[tuple[list[pathlib.Path], list[np.ndarray]]]:
   """Yields up to `count` readable pictures [H, W, 3] at a time; reports the others."""
   chunk, images = [], []
   for number, path in enumerate(paths, start=1):
     try:
-      images.append(inference.read_picture(path))
+      images.append(inference.read_picture(path, exact=exact))
       chunk.append(path)
     except (OSError, ValueError) as error:
       reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

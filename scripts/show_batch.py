@@ -20,26 +20,28 @@ from experiments import data
 from experiments.data import Batch
 from experiments.runtime import command_line
 from experiments.training import settings
-from nfnets import images
+from nfnets.preprocessing import Preprocessing
 
 _FONT, _INK, _QUIET, _PAPER = cv2.FONT_HERSHEY_SIMPLEX, (30, 30, 30), (110, 110, 110), 255
 _TEXT_SCALE, _LINE, _GAP = 0.45, 19, 12  # font scale, pixels a line, pixels between tiles
 _LEAST_SIDE = 160  # pixels; smaller pictures are enlarged by a whole factor
 
 
-def draw(batch: Batch, class_names: tuple[str, ...], count: int) -> np.ndarray:
+def draw(
+  batch: Batch, class_names: tuple[str, ...], count: int, preprocessing: Preprocessing
+) -> np.ndarray:
   """Returns a sheet of the first examples of a batch, uint8 [H, W, 3] RGB.
 
   Args:
     batch: of one device.
     class_names: in the order of the labels.
     count: examples to draw at most.
+    preprocessing: whose mean and standard deviation made the batch.
   """
   pictures, captions = [], []
   for place in range(min(count, batch.labels.shape[1])):
     image, label, mix_label, ratio, mask = (part[0, place] for part in batch)
-    pixels = image.astype(np.float32) * images.STDDEV_RGB + images.MEAN_RGB
-    pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    pixels = preprocessing.restore(image.astype(np.float32))
     factor = -(-_LEAST_SIDE // len(pixels))
     pictures.append(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
     captions.append(_lines(class_names[label], class_names[mix_label], float(ratio), bool(mask)))
@@ -97,7 +99,7 @@ def show(config: ConfigDict, path: str, step: int, count: int) -> None:
   info = data.describe(chosen)
   with data.train_batches(chosen, step, num_devices=1) as batches:
     batch = next(batches)
-  sheet = draw(batch, info.class_names, count)
+  sheet = draw(batch, info.class_names, count, chosen.preprocessing)
   out.write_bytes(cv2.imencode(out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
   print(f'Step {step} of {chosen.name or chosen.source} is drawn in {out}.')
 

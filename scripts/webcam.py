@@ -27,6 +27,7 @@ import numpy as np
 import nfnets
 from experiments.runtime import compilation_cache, platforms
 from nfnets import classifier as classifiers
+from nfnets.deploy import runtimes
 
 _CODECS = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mp4': 'mp4v'}
 _USUAL_FPS = 30.0  # where a source does not tell
@@ -128,7 +129,9 @@ def main(argv: list[str] | None = None) -> int:
     capture = open_source(args.source)
     compilation_cache.enable()
     with platforms.explained():
-      classifier = nfnets.Classifier.from_pretrained(args.weights, size=args.size, dtype=args.dtype)
+      classifier = nfnets.Classifier.from_pretrained(
+        args.weights, size=args.size, dtype=args.dtype, runtime=args.runtime
+      )
       classifier(np.zeros((8, 8, 3), np.uint8))  # compiles before the first frame comes
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else _USUAL_FPS
@@ -155,8 +158,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add('--out', type=pathlib.Path, metavar='VIDEO', help='write here instead of to a window')
   add('--frames', type=_positive, help='stop after so many labelled frames')
   add('--top', type=_positive, default=3, help='classes to name (default: 3)')
-  add('--size', type=_positive, help="pixels that frames are brought to (default: the model's)")
+  add('--size', type=_positive, help="pixels that frames are brought to (default: the weights')")
   add('--dtype', choices=classifiers.DTYPES, default='float32', help='what the network computes in')
+  add('--runtime', choices=runtimes.RUNTIMES, help='what computes (default: the quicker one here)')
   args = parser.parse_args(argv)
   if args.out:
     if args.out.suffix.lower() not in _CODECS:

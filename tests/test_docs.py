@@ -120,6 +120,8 @@ def test_the_check_of_commands_sees_them():
   assert any(words.startswith('README.md: scripts/train.sh') for words in seen)
   assert {'workdir', 'coordinator', 'debug', 'config'} <= _options('scripts/train.sh')
   assert 'weights' in _options('scripts/predict.py')
+  assert any(words.startswith('demo.md: nfnets/demo/__main__.py') for words in seen)
+  assert 'examples' in _options('nfnets/demo/__main__.py')
 
 
 def _sentences(source):

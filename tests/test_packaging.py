@@ -109,6 +109,8 @@ def test_packages_hold_the_library_and_nothing_else(packages):
   ):
     modules = {f'{place}{path.relative_to(ROOT)}' for path in (ROOT / package).rglob('*.py')}
     assert modules <= set(names)
+  page = ('icon.svg', 'page.css', 'page.html', 'page.js')
+  assert {f'nfnets/demo/{name}' for name in page} <= set(names)
   assert any(name.endswith('licenses/LICENSE') for name in names)
   with tarfile.open(sdist) as archive:
     inside = {name.partition('/')[2] for name in archive.getnames()}

@@ -10,7 +10,12 @@ from experiments.data.pipeline import (
   test_batches,
   train_batches,
 )
-from experiments.data.settings import DataSettings, fill_in
+from experiments.data.settings import (
+  DataSettings,
+  adopt_normalization,
+  adopt_preprocessing,
+  fill_in,
+)
 
 __all__ = [
   'NATURAL_LAYOUT',
@@ -20,6 +25,8 @@ __all__ = [
   'DatasetInfo',
   'Identity',
   'ImageLayout',
+  'adopt_normalization',
+  'adopt_preprocessing',
   'check_test_set',
   'describe',
   'differences',

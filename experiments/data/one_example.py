@@ -11,7 +11,8 @@ from experiments.data.settings import DataSettings
 from experiments.data.sources.source import MachineError, ReadError, Source, blame_machine
 from experiments.data.unreadable import Unreadable
 from experiments.runtime.errors import DataError
-from nfnets import images, inference, picture_files
+from nfnets import images, picture_files
+from nfnets.preprocessing import Preprocessing
 
 RESIZES = {'exact': images.resize_bicubic, 'opencv': images.resize_opencv}
 _FIRST, _SECOND, _FINISH = range(3)  # the generators of one example
@@ -52,8 +53,8 @@ class _UnreadableError(Exception):
   """Carries one Unreadable."""
 
 
-def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
-  """Returns a picture, uint8 [H, W, 3], and its label.
+def _read(source: Source, index: int, *, exact: bool = False) -> tuple[np.ndarray, int]:
+  """Returns a picture, uint8 [H, W, 3], and its label; `exact` is for `images.decode`.
 
   Raises:
     _UnreadableError: it cannot be used.
@@ -69,7 +70,7 @@ def _read(source: Source, index: int) -> tuple[np.ndarray, int]:
       raise ValueError(
         f'its label is {label}, but the {num_classes} classes are 0 to {num_classes - 1}'
       )
-    image = image if isinstance(image, np.ndarray) else images.decode(image)
+    image = image if isinstance(image, np.ndarray) else images.decode(image, exact=exact)
   except MachineError:
     raise
   except ReadError as error:
@@ -100,6 +101,8 @@ def make_chain(settings: DataSettings) -> chain.Chain:
     autoaugment_policy=settings.autoaugment_policy,
     quirks=settings.published_quirks,
     mixup_alpha=settings.mixup_alpha,
+    mean=settings.mean,
+    stddev=settings.stddev,
   )
 
 
@@ -203,25 +206,28 @@ class EvaluationExample:
   """Makes one example of the test set; an index past its end is padding."""
 
   source: Source
-  image_size: int  # pixels
-  mode: str
+  preprocessing: Preprocessing
 
   @classmethod
   def from_settings(cls, source: Source, settings: DataSettings) -> 'EvaluationExample':
     """Takes the fields that it needs."""
-    return cls(source, settings.eval_image_size, settings.eval_mode)
+    return cls(source, settings.preprocessing)
+
+  @property
+  def image_size(self) -> int:
+    """Height and width of the result, in pixels."""
+    return self.preprocessing.size
 
   def __call__(self, index: int, out: np.ndarray) -> Made:
     """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3]."""
     unreadable = ()
     if index < len(self.source):
       try:
-        image, label = _read(self.source, index)
+        image, label = _read(self.source, index, exact=self.preprocessing.is_exact)
       except _UnreadableError as error:
         unreadable = (error.args[0],)
       else:
-        image = inference.resize_for_evaluation(image, self.image_size, self.mode)
-        images.normalize(image, out)
+        self.preprocessing.normalize(self.preprocessing.resize(image), out)
         return Made(label, label, 1.0, 1.0, ())
     out[:] = 0
     return Made(0, 0, 1.0, 0.0, unreadable)

@@ -1,7 +1,17 @@
 """What the fields of `config.data` may be, each by itself."""
 
 from experiments.data.augment import autoaugment, chain, mixing
-from experiments.runtime.ranges import Choice, Number, OrNone, Pair, Row, Several, Switch, Text
+from experiments.runtime.ranges import (
+  Channels,
+  Choice,
+  Number,
+  OrNone,
+  Pair,
+  Row,
+  Several,
+  Switch,
+  Text,
+)
 from nfnets import inference
 from nfnets.execution.context import SPACE_TO_DEPTH
 
@@ -34,7 +44,10 @@ FIELDS: dict[str, Row] = {
   'autoaugment_policy': Choice(tuple(autoaugment.POLICIES)),
   'published_quirks': Several(Choice(chain.QUIRKS)),
   'order': Choice(chain.ORDERS),
-  'eval_mode': Choice(tuple(inference.EVALUATION_MODES)),
+  'eval_mode': Choice(inference.EVALUATION_MODES),
+  'eval_crop_share': Number(0, 1, above=True),
+  'mean': OrNone(Channels(Number(-1, 2))),
+  'stddev': OrNone(Channels(Number(0, 100, above=True))),
   'eval_batch_size': OrNone(Number(1, 2**20, whole=True)),
   'space_to_depth': Choice(SPACE_TO_DEPTH),
   'num_workers': Number(0, 1024, whole=True, note='0: threads of this process'),

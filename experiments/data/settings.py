@@ -1,12 +1,15 @@
 """What decides the batches of a run: `config.data` in types, the seed and the size of a batch."""
 
 import dataclasses
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
 from experiments.data.ranges import FIELDS
 from experiments.runtime import ranges
 from experiments.runtime.errors import ConfigError
+from nfnets import images
+from nfnets.preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,9 @@ class DataSettings:
   published_quirks: tuple[str, ...]
   order: tuple[str, ...]
   eval_mode: str
+  eval_crop_share: float
+  mean: tuple[float, float, float]
+  stddev: tuple[float, float, float]
 
   eval_batch_size: int
   space_to_depth: str
@@ -59,9 +65,18 @@ class DataSettings:
     """
     ranges.check(config.data, FIELDS, 'data.')
     fields = config.data.to_dict()
-    for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order'):
+    fields['mean'] = fields['mean'] or images.IMAGENET_MEAN
+    fields['stddev'] = fields['stddev'] or images.IMAGENET_STDDEV
+    for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order', 'mean', 'stddev'):
       fields[name] = tuple(fields[name])
     return cls(seed=config.seed, global_batch_size=config.global_batch_size, **fields)
+
+  @property
+  def preprocessing(self) -> Preprocessing:
+    """How pictures are prepared in tests."""
+    return Preprocessing(
+      self.eval_image_size, self.eval_mode, self.eval_crop_share, self.mean, self.stddev
+    )
 
 
 def fill_in(
@@ -99,3 +114,34 @@ def fill_in(
         '--config.data.randaugment_magnitude (published: 5 to 15), or --config.data.augment=none.'
       )
     data.randaugment_magnitude = float(magnitude)
+
+
+# Fields of `config.data` -> what they are called in `Preprocessing`.
+_OF_PREPROCESSING = {
+  'eval_image_size': 'size',
+  'eval_mode': 'mode',
+  'eval_crop_share': 'crop_share',
+  'mean': 'mean',
+  'stddev': 'stddev',
+}
+
+
+def adopt_preprocessing(
+  config: ConfigDict, found: Preprocessing, given: Collection[str] = ()
+) -> None:
+  """Makes the pictures of tests those of weights.
+
+  Args:
+    config: the whole config, unlocked.
+    found: what the weights say.
+    given: fields of `config.data` that stay.
+  """
+  for field, attribute in _OF_PREPROCESSING.items():
+    if field not in given:
+      config.data[field] = getattr(found, attribute)
+
+
+def adopt_normalization(config: ConfigDict, found: Preprocessing) -> None:
+  """Normalises pictures as weights are used to, unless `config` (unlocked) says how."""
+  for field in ('mean', 'stddev'):
+    config.data[field] = config.data[field] or getattr(found, field)

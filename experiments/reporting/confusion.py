@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from experiments.data import DataSettings, one_example, sources
 from experiments.reporting import plot_style
 from experiments.training.evaluation import Predictions
-from nfnets import images
 
 CONFUSION_NAME = 'confusion.png'
 MISTAKES_NAME = 'mistakes.png'
@@ -167,8 +166,7 @@ def _pictures(
   pixels = np.empty((len(indices), size, size, 3), np.float32)
   for index, out in zip(indices, pixels, strict=True):
     make(index, out)
-  restored = pixels * np.asarray(images.STDDEV_RGB) + np.asarray(images.MEAN_RGB)
-  return list(np.clip(np.round(restored), 0, 255).astype(np.uint8))
+  return list(settings.preprocessing.restore(pixels))
 
 
 def _percent(probability: float) -> str:

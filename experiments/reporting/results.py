@@ -79,13 +79,14 @@ def _write_weights(
   run: Run, workdir: Path, params: Any, network_state: Any, names: tuple[str, ...]
 ) -> Path:
   """Writes the weights, whose file alone labels pictures: `Classifier.from_pretrained` reads it."""
-  text = {
-    'class_names': json.dumps(names),
-    'eval_mode': run.data.eval_mode,
-    'eval_size': str(run.data.eval_image_size),
-  }
   tree = baselines.join_state(params, network_state)
-  weights.save(workdir / WEIGHTS_NAME, tree, spec=run.spec.to_dict(), metadata=text)
+  weights.save(
+    workdir / WEIGHTS_NAME,
+    tree,
+    spec=run.spec,
+    class_names=names,
+    preprocessing=run.data.preprocessing,
+  )
   return workdir / WEIGHTS_NAME
 
 

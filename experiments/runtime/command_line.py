@@ -112,6 +112,13 @@ def define_config(default: str, help_text: str) -> flags.FlagHolder:
   return holder
 
 
+def given_fields(section: str) -> frozenset[str]:
+  """The fields of a section of the config that flags of the command line give."""
+  given = config_flags.get_override_values(flags.FLAGS['config'])
+  paths = (path.removeprefix('config.') for path in given)
+  return frozenset(p.removeprefix(f'{section}.') for p in paths if p.startswith(f'{section}.'))
+
+
 def flag_problem(error: flags.Error) -> str:
   """What is wrong with a flag, from the several forms of the parsers' errors."""
   text = _one_line(error)

@@ -111,6 +111,20 @@ class Pair:
 
 
 @dataclasses.dataclass(frozen=True)
+class Channels:
+  """Three numbers, of red, green and blue."""
+
+  item: Number
+
+  def accepts(self, value: Any) -> bool:
+    is_triple = isinstance(value, tuple | list) and len(value) == 3
+    return is_triple and all(map(self.item.accepts, value))
+
+  def allowed(self) -> str:
+    return f'three numbers (red, green, blue), each {self.item.allowed()}'
+
+
+@dataclasses.dataclass(frozen=True)
 class Several:
   """A tuple of any length."""
 

@@ -11,6 +11,7 @@ import numpy as np
 from experiments.runtime import local_paths
 from experiments.runtime.errors import ConfigError
 from nfnets import baselines, list_models, optim, weights, zoo
+from nfnets.preprocessing import Preprocessing
 
 
 def find_spec(name: str) -> zoo.AnySpec | None:
@@ -33,6 +34,26 @@ def find_spec(name: str) -> zoo.AnySpec | None:
   elif name in list_models():
     return zoo.get_spec(name)
   return weights.load_pretrained(name).spec
+
+
+def find_preprocessing(name: str) -> Preprocessing | None:
+  """Returns how pictures were prepared for weights; None: they do not say.
+
+  Args:
+    name: as in `find_spec`.
+
+  Raises:
+    ValueError: the file cannot be read.
+  """
+  path = local_paths.require(name, 'weights')
+  if path.is_file():
+    if not weights.is_safetensors(path):
+      return weights.load_pretrained(path).preprocessing
+    try:
+      return Preprocessing.from_metadata(weights.read_metadata(path))
+    except ValueError as error:
+      raise ValueError(f'{path} cannot be used: {error}') from None
+  return weights.preprocessing_of(name) if name in list_models() else None
 
 
 def load(name: str, spec: zoo.AnySpec | None = None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfnets import images as pictures
 from nfnets import installation, weights, zoo
 from nfnets.deploy.folding import Params, fold, is_folded
 from nfnets.deploy.onnx_graph import OPSET, Graph, Map
 from nfnets.deploy.onnx_networks import add_network
+from nfnets.preprocessing import METADATA_KEY, Preprocessing
 from nfnets.weights.atomic import replacing
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def export_onnx(
   weights_dtype: str = 'float32',
   normalize: bool = False,
   softmax: bool = False,
+  pool: bool = False,
+  preprocessing: Preprocessing | None = None,
   metadata: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes images -> logits as an ONNX file of plain convolutions.
@@ -43,18 +45,69 @@ def export_onnx(
     path: where to write, whole or not at all; weights above 2 GB go into `<path>.data` beside it.
     params: as for `fold`, with a classifier; folded or not.
     spec: what they belong to.
-    size: height and width of the images in pixels; 0: any; None: the spec's test size.
+    size: height and width of the images in pixels; 0: any; None: that of the preprocessing.
     batch_size: number of images of a call; None: any.
     layout: of the input 'images': 'NHWC' or 'NCHW'.
     weights_dtype: 'float32'; or 'float16' or 'bfloat16': half the file, computed in float32.
-    normalize: whether the input holds pixels 0..255 in uint8, RGB, and the graph subtracts
-      ImageNet's mean and divides by its standard deviation; else they are normalised float32.
+    normalize: whether the input holds pixels 0..255 in uint8, RGB, and the graph subtracts the
+      mean and divides by the standard deviation; else they are normalised float32.
     softmax: whether the output holds 'probabilities' instead of 'logits', [N, K] float32.
+    pool: whether the pooled features are a second output, 'pool', [N, C] float32.
+    preprocessing: how pictures are brought to the network, which the file says as well; None:
+      DeepMind's for networks of the spec's test size.
     metadata: what the file says beside it, such as class names: strings, or what JSON can hold.
 
   Raises:
     ImportError: the package onnx is not installed.
     ValueError: an unknown choice, or the parameters are not those of the spec.
+  """
+  preprocessing = preprocessing or Preprocessing(spec.test_size)
+  size = preprocessing.size if size is None else size
+  model = make_model(
+    params,
+    spec,
+    size=size,
+    batch_size=batch_size,
+    layout=layout,
+    weights_dtype=weights_dtype,
+    normalized=preprocessing if normalize else None,
+    softmax=softmax,
+    pool=pool,
+  )
+  said = {
+    'layout': layout,
+    'normalize': normalize,
+    METADATA_KEY: preprocessing.replace(size=size or None).to_json(),
+  }
+  _set_metadata(model, spec, {**said, **(metadata or {})})
+  _write(model, pathlib.Path(path))
+
+
+def make_model(
+  params: Params,
+  spec: zoo.AnySpec,
+  *,
+  size: int,
+  batch_size: int | None = None,
+  layout: str = 'NHWC',
+  weights_dtype: str = 'float32',
+  normalized: Preprocessing | None = None,
+  softmax: bool = False,
+  pool: bool = False,
+) -> 'onnx.ModelProto':
+  """Returns what `export_onnx` writes, without metadata; arguments and errors are the same.
+
+  Args:
+    params: as there.
+    spec: likewise.
+    size: likewise.
+    batch_size: likewise.
+    layout: likewise.
+    weights_dtype: likewise.
+    normalized: whose mean and standard deviation the graph applies; None: it gets normalised
+      images.
+    softmax: likewise.
+    pool: likewise.
   """
   if importlib.util.find_spec('onnx') is None:
     raise ImportError(f'ONNX files need the package onnx: {installation.command("onnx")}')
@@ -65,40 +118,44 @@ def export_onnx(
     if value not in choices:
       raise ValueError(f'{what} must be one of {", ".join(choices)}, got {value!r}.')
   params = weights.fit(params, spec, needs_classifier=True)
+  num_classes = weights.count_classes(params, spec)
   if not is_folded(spec):
     params, spec = fold(params, spec)
-  size = spec.test_size if size is None else size or None
   graph = Graph()
-  images = _add_input(graph, layout, size, normalize)
-  logits = add_network(graph, images, params, spec)
-  output = 'probabilities' if softmax else 'logits'
+  images = _add_input(graph, layout, size or None, normalized)
+  logits, pooled, factor = add_network(graph, images, params, spec)
+  outputs = {'probabilities' if softmax else 'logits': num_classes}
   if softmax:
     graph.node('Softmax', logits, axis=1)
-  graph.nodes[-1].output[0] = output
-  model = _model(
+  graph.nodes[-1].output[0] = next(iter(outputs))
+  if pool:
+    graph.node('Mul', pooled, graph.constant('pool/factor', np.float32(factor)))
+    graph.nodes[-1].output[0] = 'pool'
+    outputs['pool'] = params[zoo.classifier_path(spec)]['w'].shape[0]
+  return _model(
     graph,
     _shape(batch_size or 'N', size or 'H', size or 'W', layout),
-    (output, [batch_size or 'N', weights.count_classes(params, spec)]),
-    normalize,
+    {name: [batch_size or 'N', length] for name, length in outputs.items()},
+    'float32' if normalized is None else 'uint8',
     weights_dtype,
   )
-  _set_metadata(model, spec, {'layout': layout, 'normalize': normalize, **(metadata or {})})
-  _write(model, pathlib.Path(path))
 
 
-def _add_input(graph: Graph, layout: str, size: int | None, normalize: bool) -> Map:
+def _add_input(
+  graph: Graph, layout: str, size: int | None, normalized: Preprocessing | None
+) -> Map:
   """The nodes before the network: to float32, to NCHW, normalised."""
   from onnx import TensorProto
 
   name = 'images'
-  if normalize:
+  if normalized is not None:
     name = graph.node('Cast', name, to=TensorProto.FLOAT)
   if layout == 'NHWC':
     name = graph.node('Transpose', name, perm=[0, 3, 1, 2])
   images = Map(name, 3, size)
-  if normalize:
-    mean, deviation = np.array(pictures.MEAN_RGB), np.array(pictures.STDDEV_RGB)
-    images = graph.affine(images, 'normalize', 1 / deviation, -mean / deviation)
+  if normalized is not None:
+    mean, deviation = np.array(normalized.mean), np.array(normalized.stddev)
+    images = graph.affine(images, 'normalize', 1 / (255 * deviation), -mean / deviation)
   return images
 
 
@@ -109,8 +166,8 @@ def _shape(n: int | str, height: int | str, width: int | str, layout: str) -> li
 def _model(
   graph: Graph,
   input_shape: Sequence[int | str],
-  output: tuple[str, Sequence[int | str]],
-  normalize: bool,
+  outputs: Mapping[str, Sequence[int | str]],
+  images_dtype: str,
   weights_dtype: str,
 ) -> 'onnx.ModelProto':
   from onnx import TensorProto, helper, numpy_helper
@@ -126,13 +183,15 @@ def _model(
       casts.append(helper.make_node('Cast', inputs, [name], name=label, to=TensorProto.FLOAT))
     else:
       initializers.append(numpy_helper.from_array(value, name))
-  pixels = TensorProto.UINT8 if normalize else TensorProto.FLOAT
-  name, shape = output
+  pixels = TensorProto.UINT8 if images_dtype == 'uint8' else TensorProto.FLOAT
   made = helper.make_graph(
     [*casts, *graph.nodes],
     'nfnets',
     [helper.make_tensor_value_info('images', pixels, list(input_shape))],
-    [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))],
+    [
+      helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+      for name, shape in outputs.items()
+    ],
     initializers,
   )
   opset = helper.make_opsetid('', OPSET)

@@ -15,7 +15,7 @@ from nfnets.zoo import AnySpec
 Params = Mapping[str, Mapping[str, np.ndarray]]
 
 
-def add_network(graph: Graph, images: Map, params: Params, spec: AnySpec) -> str:
+def add_network(graph: Graph, images: Map, params: Params, spec: AnySpec) -> tuple[str, str, float]:
   """Adds a folded network.
 
   Args:
@@ -25,7 +25,7 @@ def add_network(graph: Graph, images: Map, params: Params, spec: AnySpec) -> str
     spec: what they belong to, folded.
 
   Returns:
-    The name of the logits.
+    The names of the logits and of the pooled features, and what the latter lack: a factor.
   """
   kind = {ResNetSpec: _ResNet, EfficientNetSpec: _EfficientNet}.get(type(spec), _NormalizerFree)
   network = kind(graph, params, spec)
@@ -57,12 +57,13 @@ class _Network:
       attention = self.graph.activation(attention, activation if name == 'linear' else 'sigmoid')
     return self.graph.multiply(x, attention.name)
 
-  def classify(self, x: Map, scale: float = 1.0) -> str:
+  def classify(self, x: Map, scale: float = 1.0) -> tuple[str, str, float]:
     """The classifier on the mean of an activated map, which is to be multiplied by scale."""
     entries = self.params[f'{self.root}/linear']
     pooled = self.graph.node('Flatten', self.graph.mean(x).name, axis=1)
     w = self.graph.constant('linear/w', entries['w'] * np.float32(scale))
-    return self.graph.node('Gemm', pooled, w, self.graph.constant('linear/b', entries['b']))
+    bias = self.graph.constant('linear/b', entries['b'])
+    return self.graph.node('Gemm', pooled, w, bias), pooled, scale
 
 
 class _NormalizerFree(_Network):
@@ -82,7 +83,7 @@ class _NormalizerFree(_Network):
       x = self.block(x, f'{self.root}/{spec.names.block}' + (f'_{i}' if i else ''), plan)
     return self.conv(x, f'{self.root}/final_conv') if spec.final_conv else x
 
-  def classify(self, x: Map, scale: float = 1.0) -> str:
+  def classify(self, x: Map, scale: float = 1.0) -> tuple[str, str, float]:
     conventions = self.spec.conventions
     # No convolution follows the last activation that could hold its gamma; the classifier does.
     gamma = 1.0 if conventions.gamma_in_conv else activations.get(self.spec.activation).gamma

@@ -1,63 +1,73 @@
 """Published weights by name: downloaded, verified, checked against their model."""
 
 import contextlib
+import dataclasses
 import difflib
 import importlib.util
+import json
 import logging
 import os
 import urllib.parse
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from nfnets import installation, zoo
+from nfnets.preprocessing import Preprocessing
 from nfnets.weights import fitting, formats, proxies
 from nfnets.weights import tree as trees
 from nfnets.weights.deepmind import find_variant, load_deepmind
-from nfnets.weights.download import RemoteFile, advise, cache_directory, fetch
+from nfnets.weights.download import advise, cache_directory, fetch
+from nfnets.weights.published import DEEPMIND, TIMM, preprocessing_of
 from nfnets.weights.timm import from_timm
 
 _LOG = logging.getLogger(__name__)
 
-# DeepMind's release ([NFNet], https://github.com/google-deepmind/deepmind-research).
-_BUCKET = 'https://storage.googleapis.com/dm-nfnets'
-DEEPMIND: dict[str, RemoteFile] = {
-  name: RemoteFile(f'{_BUCKET}/{name}_haiku.npz', size, f'md5:{md5}')
-  for name, size, md5 in (
-    ('F0', 285_976_842, '0a41039da1cb43adf47f1b7d86ddfe0f'),
-    ('F1', 530_574_574, 'c9126bbfaf855f9ddb7ff3b902558781'),
-    ('F2', 775_172_305, '7a018d8d1498020e2f5a8719a1e7f53f'),
-    ('F3', 1_019_770_037, 'd8e1e78d26db659c486150dbaccbe78a'),
-    ('F4', 1_264_367_768, 'f5974a7e3388aa81b91a9f1403e759a4'),
-    ('F5', 1_508_965_499, '8639e925de951030651ac775b9f915c3'),
-    ('F6', 1_753_563_230, 'b16cca40ac1ecec2bd5e3273866da0c1'),
-  )
-}
-
-# timm's repositories on the Hugging Face hub.
-TIMM: dict[str, str] = {
-  **{f'dm_nfnet_f{n}': f'timm/dm_nfnet_f{n}.dm_in1k' for n in range(7)},
-  'nfnet_l0': 'timm/nfnet_l0.ra2_in1k',
-  'eca_nfnet_l0': 'timm/eca_nfnet_l0.ra2_in1k',
-  'eca_nfnet_l1': 'timm/eca_nfnet_l1.ra2_in1k',
-  'eca_nfnet_l2': 'timm/eca_nfnet_l2.ra3_in1k',
-  'nf_regnet_b1': 'timm/nf_regnet_b1.ra2_in1k',
-  'nf_resnet50': 'timm/nf_resnet50.ra2_in1k',
-  'test_nfnet': 'timm/test_nfnet.r160_in1k',
-}
 _TIMM_FILE = 'model.safetensors'
 
 
-class Pretrained(NamedTuple):
-  """Weights and what they are for: `params, spec, name = load_pretrained('F0')`.
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+  """Weights and what they are for; unpacks into three: `params, spec, name = ...`.
 
-  `hk.transform(lambda x: nfnets.create_model(spec, K)(x, False)).apply(params, ...)` runs them.
+  `hk.transform(lambda x: nfnets.create_model(spec, K)(x, False)).apply(params, ...)` runs them, on
+  `preprocessing(picture)[None]`.
+
+  Attributes:
+    params: module path -> name -> numpy array; no classifier if the weights have none.
+    spec: the network, for `create_model`.
+    name: the published name, or the name of a local file without its ending.
+    preprocessing: how pictures are brought to the network.
+    class_names: in the order of the logits; None: the weights do not name them.
   """
 
-  params: trees.Tree  # module path -> name -> numpy array; no classifier if the weights have none
-  spec: zoo.AnySpec  # the network, for `create_model`
-  name: str  # the published name, or the name of a local file without its ending
+  params: trees.Tree
+  spec: zoo.AnySpec
+  name: str
+  preprocessing: Preprocessing
+  class_names: tuple[str, ...] | None = None
+
+  def __iter__(self) -> Iterator[Any]:
+    """Yields params, spec and name."""
+    yield from (self.params, self.spec, self.name)
+
+  def __repr__(self) -> str:
+    """One line, without the numbers."""
+    count = sum(x.size for entries in self.params.values() for x in entries.values())
+    return f'Pretrained({self.name!r}, {count:,} numbers, {self.preprocessing})'
+
+
+def list_models(pattern: str = '*', *, pretrained: bool = False) -> list[str]:
+  """Returns the names of models: `list_models('*resnet*')`, `list_models(pretrained=True)`.
+
+  Args:
+    pattern: a shell-style pattern, in capitals or not.
+    pretrained: only those whose published weights `load_pretrained` knows.
+  """
+  names = zoo.list_models(pattern)
+  return [name for name in names if name in DEEPMIND or name in TIMM] if pretrained else names
 
 
 def load_pretrained(
@@ -70,8 +80,9 @@ def load_pretrained(
   """Loads published weights by name, or a local file. See `Pretrained` for what comes back.
 
   Args:
-    name: 'F0'..'F6' (DeepMind's release), a timm name in `TIMM` (e.g. 'eca_nfnet_l0'), or the path
-      of a file: one that `save` wrote with the model's spec, or one of DeepMind's release.
+    name: one of `list_models(pretrained=True)`, in capitals or not: 'F0'..'F6' (DeepMind's
+      release) or timm's, such as 'eca_nfnet_l0'; or the path of a file: one that `save` wrote with
+      the model's spec, or one of DeepMind's release.
     num_classes: another number K of classes than the weights have makes a new classifier,
       w [C, K] ~ N(0, 0.01^2) and b [K] = 0, and changes nothing else; it is logged. None or the
       weights' own number keeps theirs. Weights without a classifier are loaded without, too.
@@ -87,9 +98,11 @@ def load_pretrained(
   """
   if num_classes is not None and num_classes < 1:
     raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
+  if not Path(name).is_file():
+    name = zoo.find_name(name) or name
   if name in DEEPMIND:
     params = load_deepmind(fetch(DEEPMIND[name], cache_dir), name)
-    loaded = Pretrained(params, zoo.get_spec(name), name)
+    loaded = Pretrained(params, zoo.get_spec(name), name, preprocessing_of(name))
   elif name in TIMM:
     loaded = _load_timm(name, cache_dir)
   elif Path(name).is_file():
@@ -112,7 +125,8 @@ def load_pretrained(
     )
   if num_classes in (None, own):
     return loaded
-  return loaded._replace(params=_new_classifier(loaded, own, num_classes, seed))
+  params = _new_classifier(loaded, own, num_classes, seed)
+  return dataclasses.replace(loaded, params=params, class_names=None)
 
 
 def _load_file(path: Path) -> Pretrained:
@@ -120,11 +134,11 @@ def _load_file(path: Path) -> Pretrained:
   if not formats.is_safetensors(path):
     params = load_deepmind(path)
     name = find_variant(params)
-    return Pretrained(params, zoo.get_spec(name), name)
+    return Pretrained(params, zoo.get_spec(name), name, preprocessing_of(name))
   params, metadata = trees.load(path)
   if 'spec' not in metadata:
     raise ValueError(
-      f'{path} does not say which model it is for: save it with spec=spec.to_dict(), or read its '
+      f'{path} does not say which model it is for: save it with spec=spec, or read its '
       f'arrays with nfnets.weights.load.'
     )
   try:
@@ -132,16 +146,37 @@ def _load_file(path: Path) -> Pretrained:
     blocks = sum(getattr(spec, 'depth', ()))
     if blocks > len(params):  # before a damaged number keeps JAX busy for hours
       raise ValueError(f'it has {blocks} blocks and the file {len(params)} modules')
-    return Pretrained(fitting.fit(params, spec), spec, path.stem)
+    params = fitting.fit(params, spec)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{path} does not hold the model of its metadata: {error}') from None
+  try:
+    preprocessing = Preprocessing.from_metadata(metadata) or Preprocessing(spec.test_size)
+    names = _class_names(metadata, fitting.count_classes(params, spec))
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: {error}') from None
+  return Pretrained(params, spec, path.stem, preprocessing, names)
+
+
+def _class_names(metadata: Mapping[str, str], num_classes: int | None) -> tuple[str, ...] | None:
+  """The names of the classes that a file has; raises ValueError if they cannot be used."""
+  if 'class_names' not in metadata or num_classes is None:
+    return None
+  try:
+    names = json.loads(metadata['class_names'])
+  except ValueError:
+    names = None
+  if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    raise ValueError('its class_names are no JSON list of text')
+  if len(names) != num_classes:
+    raise ValueError(f'it has {num_classes} classes and names {len(names)}')
+  return tuple(names)
 
 
 def _load_timm(name: str, cache_dir: str | os.PathLike | None) -> Pretrained:
   """Weights of a timm model by its name."""
   path = _fetch_timm(name, cache_dir)
   try:
-    return Pretrained(from_timm(path, name), zoo.get_spec(name), name)
+    return Pretrained(from_timm(path, name), zoo.get_spec(name), name, preprocessing_of(name))
   except ValueError as error:
     raise ValueError(
       f'the stored file of {name} cannot be used: {error} Delete {path} and try again.'
@@ -150,7 +185,7 @@ def _load_timm(name: str, cache_dir: str | os.PathLike | None) -> Pretrained:
 
 def _fetch_timm(name: str, cache_dir: str | os.PathLike | None) -> Path:
   """The safetensors file of a timm model, from the hub or put in the cache by hand."""
-  repository = TIMM[name]
+  repository = TIMM[name].repository
   directory = Path(cache_dir) if cache_dir is not None else cache_directory()
   by_hand = directory / f'{repository.rpartition("/")[2]}.safetensors'
   if by_hand.is_file():

@@ -6,15 +6,19 @@ metadata (text -> text) hold the format's name and version and, as JSON, the mod
 
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from nfnets.preprocessing import METADATA_KEY, Preprocessing
 from nfnets.weights import formats
 from nfnets.weights.atomic import replacing
+
+if TYPE_CHECKING:
+  from nfnets.zoo import AnySpec
 
 FORMAT = 'nfnets.tree'
 VERSION = '1'
@@ -29,7 +33,9 @@ def save(
   path: str | os.PathLike,
   params: Mapping[str, Mapping[str, Any]],
   *,
-  spec: Mapping[str, Any] | None = None,
+  spec: 'AnySpec | Mapping[str, Any] | None' = None,
+  class_names: Sequence[str] | None = None,
+  preprocessing: Preprocessing | None = None,
   metadata: Mapping[str, str] | None = None,
 ) -> None:
   """Writes a parameter tree; a file of that name is replaced in one move, or not at all.
@@ -40,7 +46,9 @@ def save(
     path: the file, in an existing folder; a link is kept, and what it leads to replaced.
     params: module path -> name -> array of any shape, () included, in its own dtype (float32,
       bfloat16, ...). Device arrays must be fully addressable.
-    spec: what describes the model, of JSON types (tuples become lists).
+    spec: what describes the model: its spec, or a mapping of JSON types (tuples become lists).
+    class_names: K names, in the order of the logits.
+    preprocessing: how pictures are brought to the network.
     metadata: further text, e.g. {'dataset': 'imagenet2012'}.
 
   Raises:
@@ -55,9 +63,14 @@ def save(
         f'metadata must map text to text and may not use {_RESERVED}, got {key!r}: {value!r}.'
       )
     header[key] = value
+  if class_names is not None:
+    header['class_names'] = json.dumps(list(class_names))
+  if preprocessing is not None:
+    header[METADATA_KEY] = preprocessing.to_json()
   if spec is not None:
+    fields = dict(spec) if isinstance(spec, Mapping) else spec.to_dict()
     try:
-      header['spec'] = json.dumps(dict(spec), allow_nan=False)
+      header['spec'] = json.dumps(fields, allow_nan=False)
     except (TypeError, ValueError) as error:
       raise ValueError(
         f'spec must hold JSON types only ({error}); convert the other values first.'

@@ -1,9 +1,12 @@
 """Pictures in, labels out."""
 
+import concurrent.futures
 import io
-import json
 import os
+import pickle
+import sys
 
+import cv2
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ import pytest
 import nfnets
 from nfnets import baselines, images, inference, labels, weights
 from nfnets import classifier as classifiers
+from nfnets.preprocessing import Preprocessing
 
 SPEC = nfnets.ModelSpec(
   width=(16, 32),
@@ -48,9 +52,9 @@ def reference(params):
   return jax.jit(lambda batch: hk.transform(run).apply(params, None, batch))
 
 
-@pytest.fixture(scope='module')
-def classifier(params):
-  return nfnets.Classifier(params, SPEC, NAMES, batch_size=4)
+@pytest.fixture(scope='module', params=['jax', 'onnx'])
+def classifier(params, request):
+  return nfnets.Classifier(params, SPEC, NAMES, batch_size=4, runtime=request.param)
 
 
 @pytest.fixture(scope='module')
@@ -110,6 +114,10 @@ def test_what_counts_as_a_picture(classifier, jpeg, tmp_path):
   expected = classifier(array)
   for picture in (path, str(path), jpeg, memoryview(jpeg), array.astype(np.float32)):
     assert_same(classifier(picture), expected)
+  for picture in (io.BytesIO(jpeg), jnp.asarray(array)):
+    assert_same(classifier(picture), expected)
+  with path.open('rb') as file:
+    assert_same(classifier(file), expected)
   assert_same(classifier(PIL.Image.fromarray(array)), expected)
   assert_same(classifier([path])[0], expected)
   assert_same(classifier(array[None])[0], expected)
@@ -176,6 +184,8 @@ def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
     (np.full((4, 4, 3), 0.5), 'multiply them by 255'),
     (np.full((4, 4, 3), np.nan), 'not finite'),
     (None, r'got \(\)'),
+    (np.zeros((3, 8, 9), np.uint8), r'got \(3, 8, 9\): move the channels to the end'),
+    (io.StringIO('text'), 'open as text: open it with open'),
     (PIL.Image.new('F', (4, 4)), "mode 'F'"),
   ],
 )
@@ -196,7 +206,7 @@ def test_a_bad_picture_in_a_list_is_named(classifier, pictures, tmp_path):
 
 
 def test_lists_agree_with_single_pictures_and_compile_once(params, pictures, monkeypatch):
-  classifier = nfnets.Classifier(params, SPEC, NAMES, batch_size=4)
+  classifier = nfnets.Classifier(params, SPEC, NAMES, batch_size=4, runtime='jax')
   traced = []
   create = nfnets.create_model
   monkeypatch.setattr(classifiers.zoo, 'create_model', lambda *a: traced.append(1) or create(*a))
@@ -267,9 +277,11 @@ def test_size(params, jpeg):
 @pytest.mark.parametrize(
   ('options', 'sentence'),
   [
-    ({'mode': 'center'}, "one of resize_crop_32, .* got 'center'"),
+    ({'mode': 'border'}, "one of resize_crop_32, .* got 'border'"),
     ({'dtype': 'float16'}, "float32, bfloat16, got 'float16'"),
-    ({'size': 0}, 'size must be at least 1'),
+    ({'size': 0}, 'size must be a whole number of pixels from 1 to 8,192, got 0'),
+    ({'runtime': 'tpu'}, "runtime must be one of jax, onnx, got 'tpu'"),
+    ({'runtime': 'onnx', 'dtype': 'bfloat16'}, "computes in float32, not in bfloat16: use 'jax'"),
     ({'batch_size': 0}, 'batch_size must be at least 1'),
     ({'class_names': ('a', 'b')}, '2 class names were given and the network has 7'),
   ],
@@ -291,45 +303,138 @@ def test_logits_that_are_not_finite(classifier):
     classifier.rank(np.full(len(NAMES), np.nan))
 
 
-def test_a_saved_file_alone_labels(params, classifier, pictures, tmp_path):
-  path = tmp_path / 'weights.safetensors'
-  metadata = {'class_names': json.dumps(NAMES)}
-  weights.save(path, params, spec=SPEC.to_dict(), metadata=metadata)
+def test_a_saved_file_alone_labels(params, pictures, tmp_path):
+  path = tmp_path / 'mine.safetensors'
+  preprocessing = Preprocessing(40, 'center', 0.9, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+  classifier = nfnets.Classifier(params, SPEC, NAMES, preprocessing=preprocessing, batch_size=4)
+  classifier.save(path)
   loaded = nfnets.Classifier.from_pretrained(path, batch_size=4)
   assert loaded.class_names == NAMES
-  assert loaded.size == 32
+  assert loaded.preprocessing == preprocessing
   assert loaded(pictures) == classifier(pictures)
   other = nfnets.Classifier.from_pretrained(str(path), list('ABCDEFG'))
   assert other.class_names == tuple('ABCDEFG')
-  weights.save(path, params, spec=SPEC.to_dict())
-  assert nfnets.Classifier.from_pretrained(path).class_names[6] == 'class 6'
-
-
-def test_a_saved_file_says_how_it_was_tested(params, tmp_path):
-  path = tmp_path / 'weights.safetensors'
-  metadata = {'eval_mode': 'crop_resize', 'eval_size': '40'}
-  weights.save(path, params, spec=SPEC.to_dict(), metadata=metadata)
-  classifier = nfnets.Classifier.from_pretrained(path, mode=None)
-  assert (classifier.mode, classifier.size) == ('crop_resize', 40)
-  classifier = nfnets.Classifier.from_pretrained(path, mode='resize', size=24)
-  assert (classifier.mode, classifier.size) == ('resize', 24)
+  assert nfnets.Classifier.from_pretrained(path, mode='resize', size=24).preprocessing == (
+    Preprocessing(24, 'resize', 0.9, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+  )
+  weights.save(path, params, spec=SPEC)
+  bare = nfnets.Classifier.from_pretrained(path, mode=None)
+  assert bare.class_names[6] == 'class 6'
+  assert bare.preprocessing == Preprocessing(32)
 
 
 @pytest.mark.parametrize(
   ('metadata', 'sentence'),
   [
-    ({'class_names': '{"a": 1}'}, 'class_names is not a JSON list'),
-    ({'class_names': '["a"'}, 'damaged'),
-    ({'eval_mode': 'center'}, "got 'center'"),
-    ({'eval_size': '0'}, 'size must be at least 1'),
-    ({'eval_size': 'large'}, 'damaged'),
+    ({'class_names': '{"a": 1}'}, 'class_names are no JSON list'),
+    ({'class_names': '["a"'}, 'is damaged: its class_names'),
+    ({'class_names': '["a"]'}, 'is damaged: it has 7 classes and names 1'),
+    ({'preprocessing': '{"size": 32, "mode": "border"}'}, "got 'border'"),
+    ({'preprocessing': '{"size": 0}'}, 'size must be a whole number'),
+    ({'preprocessing': '{"size": 32, "crop_share": 0}'}, 'crop_share must be above 0'),
+    ({'preprocessing': '{"size": 32, "mean": [1, 2]}'}, 'mean must be three numbers'),
+    ({'preprocessing': '{"size": 32, "stddev": [1, 0, 1]}'}, 'stddev must be above 0'),
+    ({'preprocessing': '{"size": 32, "mean": [NaN, 0, 0]}'}, 'mean must be three numbers'),
+    ({'preprocessing': '[32]'}, 'is damaged: its preprocessing'),
+    ({'preprocessing': '{"side": 32}'}, 'is damaged: its preprocessing'),
+    ({'preprocessing': 'large'}, 'is damaged: its preprocessing'),
   ],
 )
 def test_damaged_metadata(params, tmp_path, metadata, sentence):
   path = tmp_path / 'weights.safetensors'
-  weights.save(path, params, spec=SPEC.to_dict(), metadata=metadata)
+  weights.save(path, params, spec=SPEC, metadata=metadata)
   with pytest.raises(ValueError, match=sentence):
     nfnets.Classifier.from_pretrained(path)
+
+
+def test_runtimes_agree(params, pictures):
+  by_runtime = {
+    name: nfnets.Classifier(params, SPEC, NAMES, batch_size=4, runtime=name).features(
+      pictures, ['logits', 'pool']
+    )
+    for name in ('jax', 'onnx')
+  }
+  for name, want in by_runtime['jax'].items():
+    scale = np.abs(want).max()
+    np.testing.assert_allclose(by_runtime['onnx'][name], want, atol=1e-5 * scale, rtol=0)
+
+
+def test_the_runtime_is_that_of_the_machine(params, monkeypatch):
+  assert nfnets.Classifier(params, SPEC).runtime == 'onnx'  # what the tests install
+  assert nfnets.Classifier(params, SPEC, dtype='bfloat16').runtime == 'jax'
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert nfnets.Classifier(params, SPEC).runtime == 'jax'
+  monkeypatch.setitem(sys.modules, 'onnxruntime', None)  # as if it were not installed
+  assert nfnets.Classifier(params, SPEC).runtime == 'jax'
+  with pytest.raises(ImportError, match=r'needs onnxruntime: .*\[serve\]'):
+    nfnets.Classifier(params, SPEC, runtime='onnx')
+
+
+def test_it_says_what_it_is(params):
+  named = nfnets.Classifier(params, SPEC, NAMES, name='mine', runtime='jax')
+  text = "Classifier('mine', 7 classes, 32 px, resize_crop_32, float32, runtime='jax')"
+  assert repr(named) == text
+  assert nfnets.Classifier(params, SPEC).name == 'NFNet'
+
+
+def test_it_can_be_pickled(classifier, pictures):
+  again = pickle.loads(pickle.dumps(classifier))
+  assert repr(again) == repr(classifier)
+  assert again(pictures) == classifier(pictures)
+
+
+def test_threads_share_it(params, pictures):
+  classifier = nfnets.Classifier(params, SPEC, NAMES, runtime='jax')
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    together = list(pool.map(classifier, pictures * 4))
+  assert together == [classifier(picture) for picture in pictures] * 4
+
+
+def test_each_names_pictures_and_goes_on_after_a_bad_one(classifier, pictures, tmp_path):
+  (tmp_path / 'more').mkdir()
+  for place, picture in zip(('b.png', 'more/c.png', 'a.png'), pictures, strict=False):
+    PIL.Image.fromarray(picture).save(tmp_path / place)
+  (tmp_path / 'bad.png').write_bytes(b'no picture')
+  (tmp_path / 'notes.txt').write_text('no picture either')
+  found = list(classifier.each(tmp_path))
+  names = [str(tmp_path / name) for name in ('a.png', 'b.png', 'bad.png', 'more/c.png')]
+  assert [name for name, _, _ in found] == names
+  assert [bool(predictions) for _, predictions, _ in found] == [True, True, False, True]
+  assert 'no picture of a known format' in found[2].problem
+  for place, picture in ((0, pictures[2]), (1, pictures[0]), (3, pictures[1])):
+    assert_same(found[place].predictions, classifier(picture), tolerance=1e-4)
+    assert not found[place].problem
+  assert [r.name for r in classifier.each(f'{tmp_path}/*.png')] == names[:3]
+  assert [r.name for r in classifier.each(iter(pictures[:2]))] == ['picture 0', 'picture 1']
+  assert [r.name for r in classifier.each(names[0])] == names[:1]
+  with pytest.raises(FileNotFoundError, match=r'none\*: there is no such file'):
+    list(classifier.each(f'{tmp_path}/none*'))
+
+
+def test_each_frame_of_a_video(classifier, tmp_path):
+  path = str(tmp_path / 'film.avi')
+  writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*'MJPG'), 10, (48, 32))
+  for i in range(6):
+    writer.write(np.full((32, 48, 3), 40 * i, np.uint8))
+  writer.release()
+  found = list(classifier.each(path))
+  assert [name for name, _, _ in found] == [f'{path}, frame {i}' for i in range(6)]
+  assert all(len(predictions) == 5 for _, predictions, _ in found)
+  (tmp_path / 'no.mp4').write_bytes(b'no video')
+  with pytest.raises(OSError, match='no.mp4 cannot be read as a video'):
+    list(classifier.each(tmp_path / 'no.mp4'))
+
+
+def test_a_path_of_several_pictures_is_for_each(classifier, tmp_path):
+  for path in (tmp_path, f'{tmp_path}/*.png'):
+    with pytest.raises(ValueError, match=r'several pictures: classifier.each\('):
+      classifier(path)
+
+
+def test_generators(classifier, pictures):
+  assert classifier(picture for picture in pictures) == classifier(pictures)
+  assert classifier(iter(())) == []
 
 
 def test_a_thousand_classes_are_imagenets(recipe_params):

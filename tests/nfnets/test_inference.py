@@ -61,4 +61,4 @@ def test_center_box_is_central_and_never_empty():
 
 def test_unknown_mode_is_refused():
   with pytest.raises(ValueError, match='resize_crop_32'):
-    inference.preprocess(np.zeros((8, 8, 3), np.uint8), 8, 'center')
+    inference.preprocess(np.zeros((8, 8, 3), np.uint8), 8, 'border')

@@ -5,6 +5,7 @@ import pytest
 
 import nfnets
 from nfnets import baselines, deploy, weights, zoo
+from nfnets.preprocessing import Preprocessing
 
 RESNET = baselines.ResNetSpec(depth=(1,), width=(16,), stride=(1,), stem=((3, 2, 8),), test_size=24)
 
@@ -59,10 +60,12 @@ def test_weights_without_a_classifier_give_no_labels(export, resnet_file, tmp_pa
 
 def test_class_names_and_preparation_stay_with_the_weights(export, resnet_file, tmp_path):
   params, metadata = weights.load(resnet_file)
-  said = {'class_names': '["a", "b", "c"]', 'eval_mode': 'resize', 'eval_size': '24'}
+  preprocessing = Preprocessing(24, 'center', 0.9, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+  said = {'class_names': '["a", "b", "c"]', 'preprocessing': preprocessing.to_json()}
   weights.save(tmp_path / 'run.safetensors', params, spec=metadata['spec'], metadata=said)
-  code, _, _ = export(tmp_path / 'run.safetensors', tmp_path / 'folded.SafeTensors')
+  code, out, _ = export(tmp_path / 'run.safetensors', tmp_path / 'folded.SafeTensors')
   assert code == 0
+  assert 'Pictures are to be prepared so: 24 px, center, 90.0% of the side' in out
   assert weights.read_metadata(tmp_path / 'folded.SafeTensors').items() >= said.items()
   onnx = pytest.importorskip('onnx')
   code, out, _ = export(tmp_path / 'run.safetensors', tmp_path / 'net.onnx')

@@ -7,6 +7,9 @@ import pytest
 
 from experiments.data.batch import Batch
 from nfnets import images
+from nfnets.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing(8)
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +28,7 @@ def make_batch(count, size, ratio):
 @pytest.mark.parametrize(('count', 'columns'), [(1, 1), (12, 4), (16, 4), (7, 4), (24, 6)])
 def test_the_sheet_holds_the_pixels_that_the_network_sees(show_batch, count, columns):
   batch, pixels = make_batch(30, 160, ratio=1)
-  sheet = show_batch.draw(batch, ('cat', 'dog', 'owl'), count)
+  sheet = show_batch.draw(batch, ('cat', 'dog', 'owl'), count, PREPROCESSING)
   assert sheet.dtype == np.uint8
   width = (sheet.shape[1] - 12) // columns
   height = (sheet.shape[0] - 12) // -(-count // columns)
@@ -43,13 +46,15 @@ def test_mixed_examples_have_both_labels(show_batch, monkeypatch):
     cv2, 'putText', lambda s, text, *rest: (written.append(text), put(s, text, *rest))
   )
   batch, _ = make_batch(2, 40, ratio=0.705)
-  show_batch.draw(batch, ('cat', 'dog', 'a very long name of a class that cannot fit'), 2)
+  show_batch.draw(
+    batch, ('cat', 'dog', 'a very long name of a class that cannot fit'), 2, PREPROCESSING
+  )
   assert written[:3] == ['70 % cat', '30 % dog', '70 % dog']
   assert written[3].startswith('30 % a very')
   assert written[3].endswith('..')
   batch = batch._replace(mix_ratio=np.ones((1, 2)), mask=np.array([[1, 0]]))
   del written[:]
-  show_batch.draw(batch, ('cat', 'dog', 'owl'), 2)
+  show_batch.draw(batch, ('cat', 'dog', 'owl'), 2, PREPROCESSING)
   assert written == ['cat', 'padding']
 
 

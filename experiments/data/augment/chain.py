@@ -30,6 +30,8 @@ class Chain:
     autoaugment_policy: a name in `autoaugment.POLICIES`.
     quirks: which of QUIRKS (see `randaugment.Options`) to keep.
     mixup_alpha: of mixup's Beta(alpha, alpha).
+    mean: that normalisation subtracts, of each channel on the scale 0..1.
+    stddev: that it divides by, likewise.
   """
 
   order: tuple[str, ...] = STEPS
@@ -39,6 +41,8 @@ class Chain:
   autoaugment_policy: str = 'v0'
   quirks: tuple[str, ...] = QUIRKS
   mixup_alpha: float = 0.2
+  mean: tuple[float, float, float] = images.IMAGENET_MEAN
+  stddev: tuple[float, float, float] = images.IMAGENET_STDDEV
 
   def __call__(
     self,
@@ -71,7 +75,8 @@ class Chain:
       elif step == 'normalize':
         # Written straight into the batch where this is the last step.
         place = out if len(pictures) == 1 else None
-        pictures = [images.normalize(picture, place) for picture in pictures]
+        scale = {'mean': self.mean, 'stddev': self.stddev}
+        pictures = [images.normalize(picture, place, **scale) for picture in pictures]
       if step == 'augment' and len(pictures) > 1:
         pictures = [picture.astype(np.float32) for picture in pictures]  # mixing does not round
     if pictures[0] is not out:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -34,6 +35,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
   with config.unlocked():
     if config.model.pretrained:
       _adopt_model(config.model)
+      found = initial_weights.find_preprocessing(config.model.pretrained)
+      if found is not None:
+        data.adopt_normalization(config, found)
     spec = model_spec(config.model)
     if config.optimizer.clipping is None:
       config.optimizer.clipping = optim.clipping_for_batch(config.global_batch_size)
@@ -84,8 +88,13 @@ def _named_spec(model: ConfigDict) -> zoo.AnySpec:
     raise ConfigError(f'--config.model.spec: {error}') from None
 
 
-def of_weights(config: ConfigDict, path: str) -> ConfigDict:
-  """Returns the config for the weights of a file, which may say themselves which model they are of.
+def of_weights(config: ConfigDict, path: str, given: Collection[str] = ()) -> ConfigDict:
+  """Returns the config for the weights of a file: of their model, their pictures prepared for them.
+
+  Args:
+    config: what to use where the file says nothing.
+    path: the file.
+    given: fields of `config.data` that hold whatever the file says.
 
   Raises:
     ConfigError: a field has a value that no run can use.
@@ -99,6 +108,9 @@ def of_weights(config: ConfigDict, path: str) -> ConfigDict:
       config.model.variant, config.model.spec = '', {}
       for field in ('drop_rate', 'activation'):
         config.model[field] = None
+    found = initial_weights.find_preprocessing(path)
+    if found is not None:
+      data.adopt_preprocessing(config, found, given)
   return config
 
 

@@ -1,7 +1,7 @@
 """A run: what a config comes to, once it is known how many pictures and classes there are."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -149,17 +149,18 @@ class Evaluation(NamedTuple):
     return _make_network(self.spec, num_classes)
 
 
-def read_evaluation(config: ConfigDict, path: str) -> Evaluation:
+def read_evaluation(config: ConfigDict, path: str, given: Collection[str] = ()) -> Evaluation:
   """Reads what it takes to evaluate the weights of a file.
 
   Args:
-    config: its model is used only if the file does not describe its own.
+    config: its model, and how it prepares pictures, are used only if the file does not say.
     path: the file.
+    given: fields of `config.data` that hold whatever the file says.
 
   Raises:
     ValueError: as `read`, or the file cannot be read.
   """
-  config = fields.resolve(fields.of_weights(config, path))
+  config = fields.resolve(fields.of_weights(config, path, given))
   settings = DataSettings.from_config(config)
   spec = fields.model_spec(config.model)
   return Evaluation(settings, data.describe(settings), spec, config.model.num_classes)

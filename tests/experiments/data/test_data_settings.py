@@ -16,7 +16,9 @@ def test_all_fields_are_taken_over_and_lists_become_tuples():
   settings = DataSettings.from_config(config)
   assert (settings.seed, settings.global_batch_size) == (3, 16)
   assert settings.crop_area == (0.5, 1.0)
-  assert {**config.data.to_dict(), 'crop_area': (0.5, 1.0)}.items() <= vars(settings).items()
+  imagenet = {'mean': (0.485, 0.456, 0.406), 'stddev': (0.229, 0.224, 0.225)}  # where none is given
+  expected = {**config.data.to_dict(), **imagenet, 'crop_area': (0.5, 1.0)}
+  assert expected.items() <= vars(settings).items()
   with pytest.raises(dataclasses.FrozenInstanceError):
     settings.flip = False
 

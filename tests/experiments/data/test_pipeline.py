@@ -162,7 +162,9 @@ def _pixels(settings, index):
 
 
 def _unnormalized(image):
-  return image * np.float32(images.STDDEV_RGB) + np.float32(images.MEAN_RGB)
+  return image * images.on_byte_scale(images.IMAGENET_STDDEV) + images.on_byte_scale(
+    images.IMAGENET_MEAN
+  )
 
 
 @pytest.mark.parametrize('pairing', ['second_image', 'within_batch'])

@@ -65,6 +65,8 @@ ACCEPTED = {
     'data.eval_image_size',
     'data.randaugment_magnitude',
     'data.eval_batch_size',
+    'data.mean',
+    'data.stddev',
   },
   # Names and places, which are looked for later.
   'a word': {'compilation_cache', 'data.name', 'data.dir', 'data.train_split', 'data.test_split'},

@@ -14,6 +14,7 @@ from experiments import evaluate
 from experiments.runtime.errors import ConfigError
 from experiments.training import initial_weights, settings
 from nfnets import weights
+from nfnets.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope='module')
@@ -54,6 +55,37 @@ def test_classes_are_matched_by_name_in_evaluation(named, folder, tmp_path, num_
   (some / 'test/9').rename(some / 'test/nine')
   with pytest.raises(ConfigError, match=r"class 'nine', .* does not know.*'8', '6', '9', '5', '7'"):
     evaluate.evaluate_file(config, named)
+
+
+def test_pictures_are_prepared_as_the_weights_say(named, folder, tmp_path, capsys):
+  params, metadata = weights.load(named)
+  path = tmp_path / 'prepared.safetensors'
+  preprocessing = Preprocessing(20, 'center', 0.8, (0.2, 0.9, 0.4), (0.1, 0.3, 0.2))
+  names = json.loads(metadata['class_names'])
+  weights.save(path, params, spec=metadata['spec'], class_names=names, preprocessing=preprocessing)
+  config = on_folder(digits.get_config(), folder)
+  for given, changes in (((), {}), (('eval_image_size', 'eval_mode'), {'mode': 'resize'})):
+    config.data.eval_image_size = 24
+    config.data.eval_mode = 'resize'
+    size = 24 if given else None
+    classifier = nfnets.Classifier.from_pretrained(path, size=size, **changes)
+    assert classifier.preprocessing == preprocessing.replace(size=size, **changes)
+    right = [
+      classifier(picture, top=1)[0].label == digit
+      for digit in '56789'
+      for picture in sorted((folder / 'test' / digit).iterdir())
+    ]
+    found = evaluate.evaluate_file(config, path, given)
+    assert found['top1'] == pytest.approx(np.mean(right))
+    assert str(classifier.preprocessing) in capsys.readouterr().err
+  # A run that starts from these weights gives them the pixels that they know.
+  config = on_folder(digits.get_config(), folder)
+  config.model.pretrained, config.model.variant = str(path), ''
+  config.model.spec = {}
+  chosen = settings.read(config).data
+  assert (chosen.mean, chosen.stddev) == (preprocessing.mean, preprocessing.stddev)
+  config.data.mean = (0.1, 0.1, 0.1)
+  assert settings.read(config).data.mean == (0.1, 0.1, 0.1)
 
 
 def test_a_kept_head_is_put_into_the_order_of_the_folders_classes(named, make_config):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import nfnets
-from nfnets import activations, baselines, deploy, images, initialization, zoo
+from nfnets import activations, baselines, deploy, initialization, zoo
 from nfnets.baselines.efficientnet import EfficientNetSpec
 from nfnets.baselines.resnet import ResNetSpec
+from nfnets.preprocessing import Preprocessing
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -110,10 +111,11 @@ def test_pixels_in_probabilities_out(tmp_path):
   spec, path = SPECS['NFNet'], tmp_path / 'net.onnx'
   tree = weights_of(spec)
   options = {'size': 32, 'normalize': True, 'softmax': True, 'layout': 'NCHW', 'batch_size': 2}
+  preprocessing = Preprocessing(32, 'center', 0.9, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
   names = {'class_names': list('abcdefg')}
-  deploy.export_onnx(path, tree, spec, **options, metadata=names)
+  deploy.export_onnx(path, tree, spec, **options, preprocessing=preprocessing, metadata=names)
   picture = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-  normal = (picture - np.float32(images.MEAN_RGB)) / np.float32(images.STDDEV_RGB)
+  normal = (picture / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
   want = jax.nn.softmax(deploy.predictor(tree, spec)(normal.astype(np.float32)))
   got = run(path, np.transpose(picture, (0, 3, 1, 2)))
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
@@ -121,6 +123,7 @@ def test_pixels_in_probabilities_out(tmp_path):
   assert json.loads(said['class_names']) == list('abcdefg')
   assert zoo.spec_from_dict(json.loads(said['spec'])).width == spec.width
   assert said['layout'] == 'NCHW'
+  assert Preprocessing.from_metadata(said) == preprocessing
 
 
 @pytest.mark.parametrize(('dtype', 'error'), [('float16', 5e-3), ('bfloat16', 5e-2)])

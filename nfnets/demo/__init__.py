@@ -1,0 +1,1 @@
+"""A page to try networks on, in the browser: `python -m nfnets.demo --weights W`."""
