@@ -23,7 +23,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import haiku as hk
 import jax
@@ -34,6 +34,15 @@ from nfnets.baselines import BaselineSpec, efficientnet, join_state, resnet
 from nfnets.spec import ModelSpec
 
 AnySpec = ModelSpec | BaselineSpec
+
+
+class Network(Protocol):
+  """A Haiku module of any family, as it is called."""
+
+  def __call__(self, images: jax.Array, is_training: bool) -> dict[str, jax.Array]:
+    """Returns 'pool' [N, C] and 'logits' [N, K] of images [N, H, W, 3]."""
+    ...
+
 
 # A spec's family -> its class.
 _CLASSES: dict[str, type[hk.Module]] = {
@@ -103,7 +112,7 @@ def spec_from_dict(fields: Mapping[str, Any]) -> AnySpec:
   return _BASELINES.get(fields.get('family'), ModelSpec).from_dict(fields)
 
 
-def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any) -> hk.Module:
+def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any) -> Network:
   """Builds a model by name. Call it inside `hk.transform`, as any Haiku module.
 
   Args:
