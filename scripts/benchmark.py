@@ -4,6 +4,7 @@ r"""Measures speed and memory of prediction, gradient and train step, alone or b
     python scripts/benchmark.py F0 NF-RegNet-B1
     python scripts/benchmark.py F0 --tasks predict,step --batches 1,8 --baseline published \
       --peer timm --out f0.json --chart f0.png
+    python scripts/benchmark.py F0 --tasks predict --runtime onnx,openvino --peer timm
     python scripts/benchmark.py --compare before.json after.json
 
 Models are names of nfnets.list_models(), or JSON files with the fields of a ModelSpec.
@@ -16,12 +17,14 @@ the others. Dropout and stochastic depth are on in training, at the same rates f
 Weights are random; skip gains are 1, as at 0, where they start, branches would be all zeros.
 
 Contestants:
-  ours             this library; for 'predict' folded into plain convolutions (nfnets.deploy.fold),
-                   but for networks with batch normalisation
+  ours             this library; for 'predict' folded into plain convolutions (nfnets.deploy.fold)
   unfolded         (--baseline unfolded) the same without folding, only for 'predict'
   published        (--baseline published) the convolutions as the published code writes them: groups
                    left to XLA (nfnets.execution.strategy('plain', space_to_depth='off')), nothing
                    folded
+  onnx, openvino   (--runtime onnx,openvino) the file of nfnets.deploy.export_onnx in ONNX Runtime,
+                   with its default options, and in OpenVINO, told to compute in float32 and to
+                   answer quickly; on the CPU, only for 'predict'
   timm             (--peer timm) timm's model of the same name on eager PyTorch, channels last;
   timm-contiguous  and in PyTorch's own layout. 'timm best' is the quicker one of each case. For
                    'predict': eval(), inference_mode(); for 'step' timm's own AGC, optimiser and
@@ -64,6 +67,7 @@ from benchmarking import compare, machine, measure, scaling, session, table
 from benchmarking.child import ChildError
 
 PEERS = ('timm', 'timm-compiled')
+RUNTIMES = ('onnx', 'openvino')
 BASELINES = ('published', 'unfolded')
 DTYPES = ('float32', 'bfloat16')
 # nfnets/host_memory.py says why; as variables it is the same for workers without this library.
@@ -112,6 +116,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   limit = "stop a case's rounds after so long, if three are done"
   add('--seconds-limit', type=float, default=math.inf, metavar='S', help=limit)
   add('--baseline', type=_list_of(BASELINES), default=[], help=' or '.join(BASELINES))
+  add('--runtime', type=_list_of(RUNTIMES), default=[], help=' or '.join(RUNTIMES))
+  has = 'that has onnxruntime or openvino'
+  add('--runtime-python', default=sys.executable, metavar='PYTHON', help=has)
   add('--peer', type=_list_of(PEERS), default=[], help=' or '.join(PEERS))
   add('--peer-python', default=sys.executable, metavar='PYTHON', help='that has torch and timm')
   add('--alone', action='store_true', help='one contestant after the other, without turns')

@@ -65,7 +65,9 @@ def sentence(results: Mapping[str, Any]) -> str:
   if machine.get('platform of jax') not in (None, 'cpu'):
     where = f'{machine["device of jax"]}, one device'
   which = ', '.join(
-    f'{name} {versions[name]}' for name in ('jax', 'torch', 'timm') if name in versions
+    f'{name} {versions[name]}'
+    for name in ('jax', 'onnxruntime', 'openvino', 'torch', 'timm')
+    if name in versions
   )
   threads = machine.get('threads of torch')
   ceilings = ', '.join(

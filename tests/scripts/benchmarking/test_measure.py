@@ -160,6 +160,14 @@ def test_the_limit_of_seconds_leaves_three_rounds(run_fakes):
   assert len(rows[0]['seconds']) == 3
 
 
+def test_runtimes_only_predict():
+  predict, step = (measure.Case('F0', {}, task, 1, 64) for task in ('predict', 'step'))
+  assert measure.contestants_of(predict, [], ['timm-compiled'], ['onnx', 'openvino']) == [
+    'ours', 'onnx', 'openvino', 'timm-compiled',
+  ]  # fmt: skip
+  assert measure.contestants_of(step, [], [], ['onnx', 'openvino']) == ['ours']
+
+
 def test_who_takes_part():
   predict, step = (measure.Case('F0', {}, task, 1, 64) for task in ('predict', 'step'))
   baselines = ['published', 'unfolded']
