@@ -1,20 +1,24 @@
 """Writes a network for deployment: python scripts/export.py WEIGHTS OUT [--format stablehlo]
 
 WEIGHTS is a name (F0), or a file of this library; OUT is a .safetensors file of the folded network,
-a StableHLO file, an ONNX file or a folder for a TensorFlow SavedModel.
+a StableHLO file, an ONNX file, a .tflite file for LiteRT or a folder for a TensorFlow SavedModel.
 """
 
 import argparse
+import functools
 import pathlib
 import sys
+import tempfile
 
 from experiments.runtime import platforms
-from nfnets import deploy, load_pretrained, weights
+from nfnets import deploy, inference, load_pretrained, weights
+from nfnets.weights.atomic import replacing
 
 SUFFIXES = {
   '.safetensors': 'safetensors',
   '.stablehlo': 'stablehlo',
   '.onnx': 'onnx',
+  '.tflite': 'tflite',
   '': 'saved_model',
 }
 _KEPT = ('class_names', 'eval_mode', 'eval_size')  # what a run says of how its weights are used
@@ -29,13 +33,19 @@ def main() -> int:
   parser.add_argument('out', type=pathlib.Path)
   parser.add_argument(
     '--format',
-    choices=('safetensors', 'stablehlo', 'onnx', 'saved_model'),
+    choices=('safetensors', 'stablehlo', 'onnx', 'tflite', 'saved_model'),
     help="default: by OUT's suffix",
   )
   parser.add_argument('--size', type=int, help="side of the images; default: the model's test size")
-  parser.add_argument('--batch-size', type=int, help='default: any')
+  parser.add_argument('--batch-size', type=int, help='default: any; of LiteRT: 1')
   parser.add_argument('--no-fold', action='store_true', help='keep the standardised convolutions')
+  parser.add_argument('--int8', action='store_true', help='an ONNX file in eight bits')
+  parser.add_argument(
+    '--calibration', metavar='DIR', help='of --int8: a folder of typical pictures'
+  )
   arguments = parser.parse_args()
+  if arguments.int8 != bool(arguments.calibration):
+    parser.error('--int8 and --calibration DIR, the pictures to quantise with, belong together')
   try:
     export(arguments)
   except (ValueError, OSError, ImportError) as error:
@@ -48,6 +58,8 @@ def main() -> int:
 def export(arguments: argparse.Namespace) -> None:
   """Loads, folds, writes, and says what it wrote."""
   kind = arguments.format or _kind_of(arguments.out)
+  if arguments.int8 and kind != 'onnx':
+    raise ValueError(f'--int8 writes ONNX files, not {kind}: give OUT the suffix .onnx.')
   params, spec, name = load_pretrained(arguments.weights)
   said = _what_the_file_says(arguments.weights)
   if not arguments.no_fold and not deploy.is_folded(spec):
@@ -55,10 +67,16 @@ def export(arguments: argparse.Namespace) -> None:
   options = {'size': arguments.size, 'batch_size': arguments.batch_size}
   if kind == 'safetensors':
     weights.save(arguments.out, params, spec=spec.to_dict(), metadata=said)
+  elif arguments.int8:
+    print(write_int8(arguments, params, spec, said))
   elif kind == 'onnx':
     deploy.export_onnx(arguments.out, params, spec, **options, metadata=said)
   else:
-    write = {'stablehlo': deploy.export_stablehlo, 'saved_model': write_saved_model}[kind]
+    write = {
+      'stablehlo': deploy.export_stablehlo,
+      'tflite': write_tflite,
+      'saved_model': write_saved_model,
+    }[kind]
     write(arguments.out, params, spec, **options)
   count = sum(x.size for entries in params.values() for x in entries.values())
   print(f'{name}: {count:,} parameters as {kind} in {arguments.out}')
@@ -81,6 +99,29 @@ def _what_the_file_says(name: str) -> dict[str, str]:
     return {}
   metadata = weights.read_metadata(name)
   return {key: metadata[key] for key in _KEPT if key in metadata}
+
+
+def write_int8(arguments, params, spec, said) -> deploy.Quantization:
+  """Writes an ONNX file in eight bits; pictures are prepared as the weights' own say."""
+  size = arguments.size or int(said.get('eval_size', spec.test_size))
+  mode = said.get('eval_mode', inference.EVALUATION_MODES[0])
+  options = {'size': size, 'batch_size': arguments.batch_size, 'metadata': said}
+  prepare = functools.partial(inference.preprocess, size=size, mode=mode)
+  with tempfile.TemporaryDirectory() as folder:
+    source = pathlib.Path(folder) / 'float32.onnx'
+    deploy.export_onnx(source, params, spec, **options)
+    return deploy.quantize_onnx(source, arguments.out, arguments.calibration, prepare=prepare)
+
+
+def write_tflite(path, params, spec, *, size: int | None, batch_size: int | None) -> None:
+  """Writes images [N, H, W, 3] float32 -> logits as a file for LiteRT, by way of a SavedModel."""
+  with tempfile.TemporaryDirectory() as folder:
+    write_saved_model(folder, params, spec, size=size, batch_size=batch_size or 1)
+    import tensorflow as tf
+
+    content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+  with replacing(path) as temporary:
+    temporary.write_bytes(content)
 
 
 def write_saved_model(path, params, spec, *, size: int | None, batch_size: int | None) -> None:
