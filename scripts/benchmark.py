@@ -38,8 +38,10 @@ framework takes, and each process idles while another one works. A call begins a
 device. After compilation and warm-up they take turns: in each round each is timed once, every round
 beginning with another one, after one call that is not timed. Quick calls are repeated to 0.2 s and
 averaged. Figures are medians over the rounds; the spread is the interquartile range by the median.
-With --alone one contestant ends before the next begins, for what does not fit into memory together,
-and for a TPU, which one process holds at a time.
+On a machine that others use, --processor-time compares what the clock cannot: the processor time of
+one thread (of XLA's threads together), on a CPU only; waiting for others does not count. With
+--alone one contestant ends before the next begins, for what does not fit into memory together, and
+for a TPU, which one process holds at a time.
 
 Memory is the peak after the warm-up. On a GPU, of what the framework holds there (JAX cannot forget
 the peak of compilation, PyTorch can). On a CPU, the growth of the process's resident size since its
@@ -63,7 +65,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from benchmarking import compare, machine, measure, scaling, session, table
+from benchmarking import compare, machine, measure, scaling, serving, session, table
 from benchmarking.child import ChildError
 
 PEERS = ('timm', 'timm-compiled')
@@ -88,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
       if arguments.keep_freed_memory:
         os.environ |= KEEP_FREED_MEMORY  # the workers inherit it
+      if arguments.processor_time:
+        os.environ |= {serving.CLOCK: 'processor', 'OMP_NUM_THREADS': '1'}
       if arguments.chart:
         _import_chart()  # rather now than at the end
       _report(arguments, session.run(arguments, sys.argv[1:] if argv is None else argv))
@@ -122,6 +126,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--peer', type=_list_of(PEERS), default=[], help=' or '.join(PEERS))
   add('--peer-python', default=sys.executable, metavar='PYTHON', help='that has torch and timm')
   add('--alone', action='store_true', help='one contestant after the other, without turns')
+  only = 'processor time of one thread instead of the time of the clock'
+  add('--processor-time', action='store_true', help=only)
   keep = 'all processes keep freed memory, as nfnets.keep_freed_memory makes it (glibc)'
   add('--keep-freed-memory', action='store_true', help=keep)
   add('--out', type=_file, metavar='JSON', help='write all figures and timings here')

@@ -1,6 +1,7 @@
 """Times our ONNX file in runtimes for serving. Needs neither JAX nor this library."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,10 +50,17 @@ class RuntimeWorker(serving.Worker):
     return make(files['onnx'], images)
 
 
+def _threads() -> int:
+  """As many as OpenMP, and so PyTorch, is told to take; 0: as many as the runtime wants."""
+  return int(os.environ.get('OMP_NUM_THREADS', 0))
+
+
 def _onnx_runtime(file: str, images: np.ndarray) -> Callable[[], np.ndarray]:
   import onnxruntime
 
-  session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = _threads()
+  session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
   return lambda: session.run(None, {'images': images})[0]
 
 
@@ -64,6 +72,7 @@ def _openvino(file: str, images: np.ndarray) -> Callable[[], np.ndarray]:
   model.reshape(images.shape)
   # As the others: some processors would compute in bfloat16 otherwise.
   options = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
+  options |= {'INFERENCE_NUM_THREADS': _threads()}
   compiled = core.compile_model(model, 'CPU', options)
   request, output = compiled.create_infer_request(), compiled.output(0)
   return lambda: request.infer({'images': images}, share_inputs=True)[output]

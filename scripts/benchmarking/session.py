@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     'versions': {},
     'settings': {
       name: getattr(arguments, name)
-      for name in ('rounds', 'seconds_limit', 'dtype', 'alone')
+      for name in ('rounds', 'seconds_limit', 'dtype', 'alone', 'processor_time')
       if getattr(arguments, name) != math.inf
     },
     'ceiling': {},

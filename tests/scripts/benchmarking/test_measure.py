@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from benchmarking import child, measure, table
+from benchmarking import child, measure, serving, table
 
 WORKER = """
 import os, signal, sys, time
@@ -51,6 +51,16 @@ def test_a_worker_warms_up_and_times_each_call(worker):
   assert len(seconds) == 4
   assert min(seconds) >= 0.01
   assert worker.ask('count')['calls'] == warm + 6
+
+
+def test_processor_time_leaves_waiting_out(tmp_path, monkeypatch):
+  (tmp_path / 'small_worker.py').write_text(WORKER.replace('sleep(0.01)', 'sleep(0.5)'))
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+  monkeypatch.setenv(serving.CLOCK, 'processor')
+  with child.Child('small_worker') as started:
+    started.ask('prepare')
+    seconds = started.ask('time', calls=1)['seconds']
+  assert max(seconds) < 0.4  # the call sleeps for longer
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere a peak cannot be forgotten')
