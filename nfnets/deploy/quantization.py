@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MAX_PICTURES = 500  # that are looked at, unless told otherwise
 _ROUNDS = 9  # of timing both files
-_ATTENTION = ('squeeze_excite', 'efficient_channel_attention')
 # Tells the tool that its own preparation, which folds constants, is not needed: there are none.
 _PREPARED = {'onnx.quant.pre_process': 'onnxruntime.quant'}
 
@@ -55,8 +54,8 @@ def quantize_onnx(
   """Writes a network of `export_onnx` with convolutions in eight bits.
 
   Weights are quantised per output channel, activations per tensor by their least and largest values
-  over the pictures. In float32 stay what costs nothing and matters: the first convolution, which
-  reads the images, attention, and the classifier.
+  over the pictures. In float32 stay the first convolution, which reads the images, the few numbers
+  of efficient channel attention, and the classifier.
 
   Args:
     source: what `export_onnx` wrote, with float32 weights.
@@ -220,7 +219,7 @@ def _quantize(
   said = {entry.key: entry.value for entry in model.metadata_props}
   onnx.helper.set_model_props(model, {**said, **_PREPARED})
   convs = [node for node in model.graph.node if node.op_type == 'Conv']
-  attention = [node for node in convs if any(part in node.input[1] for part in _ATTENTION)]
+  attention = [node for node in convs if 'efficient_channel_attention' in node.input[1]]
   quantization.quantize_static(
     model,
     out,
