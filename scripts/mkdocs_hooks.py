@@ -1,4 +1,4 @@
-"""What mkdocs does to pages when it builds the site: formulas become MathML, which browsers draw."""
+"""What mkdocs does to pages when it builds the site: formulas become MathML for the browser."""
 
 import html
 import re
