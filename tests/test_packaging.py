@@ -143,6 +143,8 @@ def test_the_wheel_works_in_an_empty_environment(user):
 def test_the_command_trains_and_predicts_beside_folders_with_names_of_ours(user):
   python, folder = user
   command = python.with_name('nfnets')
+  for name in ('predict', 'export', 'convert', 'webcam'):  # these need no extra
+    assert f'usage: nfnets {name} ' in _run(command, name, '--help', cwd=folder)
   missing = subprocess.run([command, 'train'], cwd=folder, capture_output=True, text=True)
   assert missing.returncode == 1
   (sentence,) = missing.stderr.splitlines()
