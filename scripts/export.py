@@ -130,7 +130,9 @@ def write_saved_model(path, params, spec, *, size: int | None, batch_size: int |
     import tensorflow as tf
     from jax.experimental import jax2tf
   except ImportError as error:
-    raise ImportError("SavedModels need TensorFlow: pip install 'nfnets[tfds]'.") from error
+    raise ImportError(
+      "SavedModels and LiteRT files need TensorFlow: pip install 'nfnets[tfds]'."
+    ) from error
   size = size or spec.test_size
   function = jax2tf.convert(
     deploy.predictor(params, spec),
