@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, and how a file from outside is read."""
+"""Which files of a folder are pictures, and how files from outside are read."""
 
 import errno
 import http.client
@@ -55,10 +55,10 @@ class Skipped:
 
 
 def entries(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> list[os.DirEntry]:
-  """Returns what counts in a folder, sorted by name.
+  """Returns the entries of a folder that count, sorted by name.
 
-  Hidden files and folders do not count, nor what systems leave behind (.DS_Store, Thumbs.db,
-  __MACOSX, ...), nor links that lead out of `inside`. A folder that cannot be read is empty.
+  Left out are hidden files and folders, what operating systems leave behind (.DS_Store, Thumbs.db,
+  __MACOSX, ...), and links that lead out of `inside`. A folder that cannot be read is empty.
 
   Args:
     folder: the folder.
@@ -94,8 +94,8 @@ def _leads_inside(link: str, inside: pathlib.Path) -> bool:
 def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> Iterator[str]:
   """Yields the paths of the pictures in a folder, at every depth, sorted.
 
-  A picture is a regular file with one of ENDINGS, in capitals or not; see `entries` for what does
-  not count. Linked folders are not entered, so that no loop of links can trap the walk.
+  A picture is a regular file with one of ENDINGS, in upper or lower case; see `entries` for what is
+  left out. Linked folders are not entered, so that no loop of links can trap the walk.
 
   Args:
     folder: the folder.
@@ -118,7 +118,7 @@ def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> I
 
 
 def has_picture_ending(name: str) -> bool:
-  """Whether a file name ends as those of pictures do, in capitals or not."""
+  """Whether a file name ends as those of pictures do, in upper or lower case."""
   return name.lower().endswith(ENDINGS)
 
 
@@ -156,10 +156,10 @@ def read_open(file: BinaryIO) -> bytes:
 
 
 def download(address: str) -> bytes:
-  """Returns the file at an address, http:// or https://, of at most MAX_DOWNLOAD bytes.
+  """Returns the file at a URL, http:// or https://, of at most MAX_DOWNLOAD bytes.
 
   Raises:
-    OSError: it cannot be had, or is larger; the message says so.
+    OSError: it cannot be downloaded, or is larger; the message says so.
   """
   request = urllib.request.Request(address, headers={'User-Agent': 'nfnets'})
   try:

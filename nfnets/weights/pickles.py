@@ -1,12 +1,13 @@
 """Reads the published weight files, which are pickles, without unpickling them.
 
-A pickle is a program: the pickle module imports what the file names and calls it. Here nothing that
-a file names is imported or called. This is a stack machine for the few opcodes that the published
-files consist of; their eight names become tokens of a closed table, and their "calls" become checks
-of the arguments. Any other opcode, name or argument refuses the file at that byte. An array exists
-only once all its bytes were read, so memory is bounded by the file's size.
+A pickle is a program: the pickle module imports what the file names and calls it. This module never
+imports or calls anything that a file names. It is a stack machine for the few opcodes that occur in
+the published files. The eight names in them become tokens of a closed table, and their "calls"
+become checks of the arguments. At any other opcode, name or argument the file is refused, with the
+position of that byte. An array is created only after all its bytes were read, so the file's size
+bounds the memory.
 
-This file needs the standard library and numpy only, and can be used on its own.
+This file needs only the standard library and numpy, and can be used separately.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ Tree = dict[str, dict[str, np.ndarray]]
 
 
 class _Token(enum.Enum):
-  """What a name in the file stands for; none of them is the thing itself."""
+  """A token for a name in the file; never the object that the name refers to."""
 
   MAPPING = enum.auto()
   IMPORT_MODULE = enum.auto()
@@ -80,10 +81,10 @@ class _Refusal(Exception):
 
 
 def read_tree(path: str | os.PathLike) -> Tree:
-  """Reads a file of the published weights, or any pickle of their layout (protocols 3 and 4).
+  """Reads published weights, or any pickle with their layout (protocols 3 and 4).
 
-  Nothing in the file is executed or imported, whatever it holds. At most the file's size is
-  allocated for arrays, and a few tens of megabytes besides.
+  Nothing in the file is executed or imported, whatever it contains. Arrays take at most the file's
+  size in memory, and everything else a few tens of megabytes.
 
   Args:
     path: the file: module path -> name -> float array, pickled from dicts or Haiku mappings.
@@ -94,7 +95,7 @@ def read_tree(path: str | os.PathLike) -> Tree:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file is cut, damaged, of another format or holds anything else.
+    ValueError: the file is truncated, damaged, of another format or contains anything else.
   """
   path = Path(path)
   if not path.is_file():
@@ -157,7 +158,7 @@ class _Machine:
   # Reading. Every length is compared with what the file still holds before anything is allocated.
 
   def require(self, count: int) -> None:
-    """Refuses a file with fewer than count bytes to come."""
+    """Refuses a file with fewer than count bytes left."""
     left = self.size - self.file.tell()
     if not 0 <= count <= left:
       raise _Refusal(f'{count} bytes should follow and {left} do: the file is cut or damaged')
@@ -248,7 +249,7 @@ class _Machine:
     self.push(target)
 
   def reduce(self) -> None:
-    """A call, or rather what each of the allowed calls means here."""
+    """Does what each of the allowed calls means here."""
     arguments, function = self.pop(), self.pop()
     if not isinstance(function, _Token) or not isinstance(arguments, tuple):
       _refuse_call(function)
@@ -267,7 +268,7 @@ class _Machine:
         _refuse_call(function)
 
   def build(self) -> None:
-    """Gives an array its contents; for a dtype, checks that the state is the plain one."""
+    """Fills an array; for a dtype, checks that its state is the plain one."""
     state, target = self.pop(), self.pop()
     if isinstance(target, _Dtype):
       if state != (3, '<', None, None, None, -1, -1, 0):
