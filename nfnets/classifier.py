@@ -294,7 +294,7 @@ class Classifier:
       )
     batches = list(self._run(pictures, names))
     if not batches:
-      raise ValueError('features of no pictures were asked for: give at least one.')
+      raise ValueError('no pictures were given: features needs at least one.')
     return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
 
   def rank(self, logits: np.ndarray, top: int = 5) -> list[Prediction]:
@@ -421,5 +421,5 @@ def _complete_names(names: Sequence[str] | None, num_classes: int) -> tuple[str,
   if isinstance(names, str):
     raise ValueError(f'class_names must be a list of names, got the text {names!r}.')
   if len(names) != num_classes:
-    raise ValueError(f'{len(names)} class names were given and the network has {num_classes}.')
+    raise ValueError(f'{len(names)} class names were given but the network has {num_classes}.')
   return tuple(names)

@@ -112,7 +112,7 @@ def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> I
     elif not has_picture_ending(entry.name):
       skipped.add('of another ending', entry.path)
     elif not os.path.isfile(entry.path):
-      skipped.add('that are no regular files', entry.path)
+      skipped.add('that are not regular files', entry.path)
     else:
       yield entry.path
 
@@ -132,7 +132,7 @@ def read(path: str | os.PathLike) -> bytes:
   with open(path, 'rb', opener=_open_without_waiting) as file:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
-      raise OSError(errno.EINVAL, 'it is a pipe, a socket or a device, and no file', str(path))
+      raise OSError(errno.EINVAL, 'it is a pipe, a socket or a device, not a file', str(path))
     if status.st_size > MAX_BYTES:
       raise OSError(
         errno.EFBIG, f'it has {status.st_size:,} bytes, more than {MAX_BYTES:,}', str(path)

@@ -43,7 +43,7 @@ def open_picture(data: bytes) -> ImageFile.ImageFile:
   """
   reader = next((reader for start, reader in _READERS if _begins(data, start)), None)
   if reader is None:
-    raise ValueError(f'the data are no picture of a known format; if it is one, {_SAVE_AS}')
+    raise ValueError(f'the data are not a picture of a known format; if it is one, {_SAVE_AS}')
   _be_quiet()
   try:
     return reader(io.BytesIO(data))

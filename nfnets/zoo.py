@@ -169,7 +169,7 @@ def _unknown(name: Any) -> str:
   meant = [model for model in _MODELS if key(model) == key(name)]
   if len(meant) > 1:
     choices = ' or '.join(f'{model!r} ({_origin(model)})' for model in meant)
-    return f'Unknown model {name!r}: say {choices}; they are different functions.'
+    return f'Unknown model {name!r}: use {choices}; they are different functions.'
   close = meant or [
     _BY_LETTERS[match]
     for match in difflib.get_close_matches(name.lower(), _BY_LETTERS, n=3, cutoff=0.5)

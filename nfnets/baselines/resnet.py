@@ -54,7 +54,7 @@ class ResNetSpec(BaselineSpec):
       bottleneck = self.bottleneck_width(width)
       if not bottleneck or bottleneck % (self.group_width or bottleneck):
         raise ValueError(
-          f'A stage {width} wide has a bottleneck of {bottleneck}, which is no multiple of '
+          f'A stage {width} wide has a bottleneck of {bottleneck}, which is not a multiple of '
           f'group_width={self.group_width}.'
         )
 

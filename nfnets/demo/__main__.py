@@ -123,8 +123,8 @@ def listen(host: str, port: int) -> socket.socket:
       known = not isinstance(error, socket.gaierror)  # whose numbers are others
       why = os.strerror(error.errno) if known else error.strerror
       reason = (
-        f'{host} is no address of this machine ({why}): give --host 127.0.0.1 for this '
-        'machine alone, or 0.0.0.0 for whoever reaches it.'
+        f'{host} is not an address of this machine ({why}): give --host 127.0.0.1 for this '
+        'machine only, or 0.0.0.0 for everyone who can reach it.'
       )
     raise OSError(reason) from None
 
@@ -146,7 +146,7 @@ def _explain(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) 
   lines = [f'The page is at http://{f"[{shown}]" if ":" in shown else shown}:{port} (Ctrl-C ends).']
   if not address.is_loopback:
     lines.append(
-      f'Warning: whoever reaches {shown} over a network can use the page, without a password. '
+      f'Warning: anyone who can reach {shown} over a network can use the page without a password. '
       'Without --host only this machine can.'
     )
   return lines

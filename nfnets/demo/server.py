@@ -65,7 +65,7 @@ def make_app(models: Models, examples: Sequence[Example], only_local: bool) -> S
     except ValueError as error:
       return _problem(422, sentence(error))
     except MemoryError:
-      return _problem(413, 'The memory does not suffice for this picture: reduce it first.')
+      return _problem(413, 'There is not enough memory for this picture: make it smaller first.')
     return JSONResponse(
       {
         'model': answer.number,
@@ -159,7 +159,7 @@ async def _say_status(request: Request, error: HTTPException) -> Response:
 
 async def _say_failure(request: Request, error: Exception) -> Response:
   """For unexpected errors: the traceback goes to the terminal, see uvicorn's logger."""
-  return _problem(500, 'The program failed at this: its terminal says more.')
+  return _problem(500, 'The program failed on this request: see its terminal for the error.')
 
 
 class _Guard:
@@ -183,7 +183,7 @@ class _Guard:
       if self._only_local and not _is_local(host):
         app = _problem(403, f'This page is at localhost, not at {host}: --host opens it to others.')
       elif origin is not None and urllib.parse.urlsplit(origin).netloc != host:
-        app = _problem(403, 'Another web page asked for this: only the page itself may.')
+        app = _problem(403, 'This request came from another web page: only this page may send it.')
     await app(scope, receive, send_with_headers)
 
 

@@ -44,7 +44,7 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
       `weights.fit`.
   """
   if is_folded(spec):
-    raise ValueError('This network is folded already: use it as it is.')
+    raise ValueError('This network is already folded: use it as it is.')
   params = weights.fit(params, spec)
   if isinstance(spec, BaselineSpec):
     return baselines.fold(params, spec)

@@ -101,6 +101,6 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     raise
   except Exception as error:  # flatbuffers raises many kinds for damaged files
     raise ValueError(
-      f'{path} is not a file that export_stablehlo wrote, or not a whole one: write it again.'
+      f'{path} is not a file that export_stablehlo wrote, or is incomplete: write it again.'
     ) from error
   return exported.call

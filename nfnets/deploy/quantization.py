@@ -110,11 +110,11 @@ def _load(source: pathlib.Path) -> 'onnx.ModelProto':
   try:
     model = onnx.load(source, format='protobuf')
   except DecodeError:
-    raise ValueError(f'{source} is no ONNX file, or not a whole one.') from None
+    raise ValueError(f'{source} is not an ONNX file, or is incomplete.') from None
   if not {'spec', 'layout'} <= {entry.key for entry in model.metadata_props}:
     raise ValueError(f'{source} was not written by nfnets.deploy.export_onnx: export it first.')
   if any(node.op_type == 'QuantizeLinear' for node in model.graph.node):
-    raise ValueError(f'{source} is in int8 already: start from the file in float32.')
+    raise ValueError(f'{source} is already in int8: start from the file in float32.')
   halves = onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
   if any(one.data_type in halves for one in model.graph.initializer):
     raise ValueError(f'{source} has weights of 16 bits: export it with float32 weights first.')
@@ -144,7 +144,7 @@ class _Pictures:
       if prepare is None:
         raise ValueError('a folder needs prepare, which makes an array of the path of a picture.')
       if not os.path.isdir(pictures):
-        raise NotADirectoryError(f'{self._where} is no folder of pictures to calibrate with.')
+        raise NotADirectoryError(f'{self._where} is not a folder of pictures to calibrate with.')
       pictures = list(picture_files.walk(pictures, pathlib.Path(pictures).resolve(), self.skipped))
     if not len(pictures):
       raise ValueError(f'there are no pictures to calibrate with in {self._where}: give some.')

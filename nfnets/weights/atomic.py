@@ -23,7 +23,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
   """
   target = Path(os.path.realpath(path))
   if target.exists() and not target.is_file():
-    raise OSError(f'{path} is no file that could be replaced: give the name of a file.')
+    raise OSError(f'{path} is not a file that can be replaced: give the name of a file.')
   temporary = target.with_name(f'.nfnets-{secrets.token_hex(8)}.part')
   temporary.touch(exist_ok=False)
   try:

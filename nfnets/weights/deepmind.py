@@ -36,7 +36,7 @@ def load_deepmind(
   """
   foreign = _foreign_format(path) if os.path.isfile(path) else None
   if foreign:
-    raise ValueError(f'{path} is no file of weights but {foreign}.')
+    raise ValueError(f'{path} is not a weights file but {foreign}.')
   tree = pickles.read_tree(path)
   arrays = {f'{module}/{n}': array for module, e in tree.items() for n, array in e.items()}
   formats.check_finite(arrays, path)

@@ -157,13 +157,13 @@ def advise(status: int | None) -> str:
   """
   if status in (401, 403, 407):
     return (
-      'the server, or a proxy before it, does not let you: log in or change the proxy, then try '
+      'the server, or a proxy in front of it, denies access: log in or change the proxy, then try '
       'again'
     )
   if status in (404, 410):
-    return 'the file is not there any more: update nfnets, which may know where it is now'
+    return 'the file is no longer there: update nfnets, which may know its new address'
   if status is not None and (status == 429 or status >= 500):
-    return 'the server has too much to do or is broken: try again later'
+    return 'the server is overloaded or failing: try again later'
   return 'connect this machine and try again'
 
 
@@ -204,8 +204,8 @@ def _download(remote: RemoteFile, part: Path, target: Path) -> None:
   if part.exists() and part.stat().st_size == remote.size:
     return
   raise ConnectionError(
-    f'cannot download {target.name} from {remote.url} ({reason}): {advise(status)} (what has '
-    f'arrived is kept), or get the file elsewhere and put it at {target}.'
+    f'cannot download {target.name} from {remote.url} ({reason}): {advise(status)} (the '
+    f'partial download is kept), or get the file elsewhere and put it at {target}.'
   )
 
 
@@ -222,8 +222,8 @@ def _receive(remote: RemoteFile, part: Path, start: int) -> None:
     length = response.headers.get('Content-Length', '')
     if length.isdecimal() and int(length) != remote.size - start:
       raise ValueError(
-        f'{remote.url} offers {start + int(length)} bytes and {remote.size} were expected: the '
-        f'file there is another one now, so nothing was downloaded.'
+        f'{remote.url} offers {start + int(length)} bytes instead of {remote.size}: the '
+        f'file there has changed, so nothing was downloaded.'
       )
     progress = _Progress(part.stem, start, remote.size)
     with part.open('ab' if start else 'wb') as file:

@@ -139,7 +139,7 @@ def read_safetensors(
 def _reason(path: str | os.PathLike, error: Exception) -> str:
   """Why a file is not a complete safetensors file, and what to do."""
   if is_safetensors(path):
-    return f' ({error}): it was cut or damaged, get it again'
+    return f' ({error}): it is truncated or damaged: get it again'
   with open(path, 'rb') as file:
     is_pickle = file.read(2) in (b'\x80\x03', b'\x80\x04', b'\x80\x02', b'\x80\x05')
   what = describe(path) or (_PICKLE if is_pickle else None)

@@ -167,7 +167,7 @@ def _class_names(metadata: Mapping[str, str], num_classes: int | None) -> tuple[
   except ValueError:
     names = None
   if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-    raise ValueError('its class_names are no JSON list of text')
+    raise ValueError('its class_names are not a JSON list of text')
   if len(names) != num_classes:
     raise ValueError(f'it has {num_classes} classes and names {len(names)}')
   return tuple(names)
@@ -245,7 +245,7 @@ def _problem_of_settings(endpoint: str) -> str:
       problem = proxies.problem(endpoint, ('http', 'https', *socks))
       return f'because {problem}' if problem else ''
   return (
-    f'because HF_ENDPOINT={endpoint} is no address: write it as https://HOST, or leave the '
+    f'because HF_ENDPOINT={endpoint} is not a URL: write it as https://HOST, or leave the '
     f'variable out'
   )
 

@@ -161,7 +161,7 @@ class _Machine:
     """Refuses a file with fewer than count bytes left."""
     left = self.size - self.file.tell()
     if not 0 <= count <= left:
-      raise _Refusal(f'{count} bytes should follow and {left} do: the file is cut or damaged')
+      raise _Refusal(f'{count} bytes should follow and {left} do: the file is truncated or damaged')
 
   def read(self, count: int) -> bytes:
     self.require(count)
@@ -181,7 +181,7 @@ class _Machine:
   def line(self) -> str:
     line = self.file.readline(_MAX_TEXT)
     if not line.endswith(b'\n'):
-      raise _Refusal('a name has no end: the file is cut or damaged')
+      raise _Refusal('a name has no end: the file is truncated or damaged')
     return line[:-1].decode('ascii', 'backslashreplace')
 
   # The stack.
@@ -227,7 +227,7 @@ class _Machine:
 
   def find_global(self, module: Any, name: Any) -> None:
     if not (isinstance(module, str) and isinstance(name, str)):
-      raise _Refusal('a name is no text')
+      raise _Refusal('a name is not text')
     token = _GLOBALS.get((module, name))
     if token is None:
       raise _Refusal(f'it wants {module[:80]!r}, {name[:80]!r}, which weights do not need')
@@ -240,11 +240,11 @@ class _Machine:
   def set_items(self, items: list[Any]) -> None:
     target = self.pop()
     if not isinstance(target, dict) or len(items) % 2:
-      raise _Refusal('items are set in what is no mapping')
+      raise _Refusal('items are set in something that is not a mapping')
     for key, value in zip(items[::2], items[1::2], strict=True):
       # Text only: hashing a nested tuple could take forever.
       if not isinstance(key, str) or key in target:
-        raise _Refusal('a key is no text or occurs twice')
+        raise _Refusal('a key is not text or occurs twice')
       target[key] = value
     self.push(target)
 
@@ -276,7 +276,7 @@ class _Machine:
     elif isinstance(target, _Array) and target.value is None:
       target.value = _make_array(state)
     else:
-      raise _Refusal('a state is given to what is no new array')
+      raise _Refusal('a state is given to something that is not a new array')
     self.push(target)
 
 

@@ -30,8 +30,8 @@ def problem(url: str, schemes: tuple[str, ...] = ('http', 'https')) -> str:
       return ''
   names = (name for name in os.environ if name.lower() == f'{kind}_proxy')
   return (
-    f'{next(names, "the proxy of the system")}={re.sub("//[^/]*@", "//", proxy)} is no proxy that '
-    f'downloads can use: write http://HOST:PORT, or leave it out'
+    f'{next(names, "the proxy of the system")}={re.sub("//[^/]*@", "//", proxy)} is not a proxy '
+    f'that downloads can use: write http://HOST:PORT, or leave it out'
   )
 
 
