@@ -2,13 +2,13 @@
 
 ./scripts/train.sh --config=configs/image_folder.py --config.data.dir=DIR --workdir=runs/mine
 
-Where small files are slow to read, pack them once and train on OUT, with the same result:
+If small files are slow to read, pack them once and train on OUT, with the same result:
 
 python scripts/pack_folder.py DIR OUT
 
-A small network from scratch, for a few hundred to a few ten thousand pictures on one machine, at 96
-pixels; --config.data.image_size and --config.data.eval_image_size change that (64 to 224). Clipping
-follows the batch size. With fewer pictures than some thousand, configs/finetune.py learns more.
+Trains a small network from scratch, on a few hundred to a few ten thousand pictures on one machine,
+at 96 pixels; --config.data.image_size and --config.data.eval_image_size change that (64 to 224).
+Clipping follows the batch size. With fewer than a few thousand pictures, use configs/finetune.py.
 """
 
 from configs import base

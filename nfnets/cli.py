@@ -1,6 +1,6 @@
 """The command `nfnets`: the programs of this library under one name, from any folder.
 
-Standard library only, so that it answers at once; a program is loaded when it is asked for.
+Uses only the standard library, so that it responds at once; a program is loaded when it is run.
 """
 
 import difflib
@@ -77,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
 def programs() -> pathlib.Path:
   """Returns the folder of the packages `experiments`, `configs` and `scripts`.
 
-  A wheel keeps them apart from other packages, whose names they might take; they come first on the
-  path of the programs alone, before a user's own folders of these names.
+  A wheel keeps them in a separate folder, because their names might clash with other packages. Only
+  the programs have it on their path, before a user's own folders of these names.
   """
   root = pathlib.Path(__file__).parents[1]
   installed = root / 'nfnets_programs'

@@ -11,19 +11,19 @@ from pathlib import Path
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
   """Yields an empty file to write; at the end it takes the name of `path`, in one move.
 
-  Every call has a file of its own, so processes and threads that write the same path do not meet:
-  the last one stays. If an error leaves the block, the old file stays. A link is kept, and the file
-  that it leads to is replaced. The new file has the mode that the umask allows.
+  Every call writes its own file, so processes and threads that write the same path do not
+  interfere: the last one wins. If the block raises an error, the old file stays. A link is kept,
+  and the file that it points to is replaced. The new file has the mode that the umask allows.
 
   Args:
     path: the file, in an existing folder.
 
   Raises:
-    OSError: it cannot be written there, or path is no file (a folder, a device).
+    OSError: it cannot be written there, or path is not a file (a folder, a device).
   """
   target = Path(os.path.realpath(path))
   if target.exists() and not target.is_file():
-    raise OSError(f'{path} is no file that could be replaced: give the name of a file.')
+    raise OSError(f'{path} is not a file that can be replaced: give the name of a file.')
   temporary = target.with_name(f'.nfnets-{secrets.token_hex(8)}.part')
   temporary.touch(exist_ok=False)
   try:

@@ -83,7 +83,7 @@ def test_a_folder_follows_the_rules_of_training(predict, pictures):
   assert done == [str(pictures / name) for name in ('b.GIF', 'c.jfif', 'inner/two.png', 'one.jpg')]
   assert err == (
     f'{pictures}: skipped 6: 2 hidden (._one.jpg, .hidden), 1 whose link leads out of the folder '
-    'or nowhere (out), 2 of another ending (notes.txt, x.heic), 1 that are no regular files '
+    'or nowhere (out), 2 of another ending (notes.txt, x.heic), 1 that are not regular files '
     '(pipe.jpg)\n'
   )
 
