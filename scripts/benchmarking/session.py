@@ -153,7 +153,7 @@ def _why_not(framework: str, python: str, error: ChildError) -> str:
 def _why_no_runtime(name: str, python: str, error: ChildError) -> str:
   package = PACKAGES[name]
   return (
-    f'--runtime {name} needs {package} in {python}: {error}. Install it (pip install {package}), '
+    f'--runtime {name} needs {package} in {python}: {error}. Install it there, '
     'or name another interpreter with --runtime-python.'
   )
 

@@ -79,7 +79,7 @@ def test_a_weights_file_evaluates_at_any_size_whatever_the_configs_model_is(tune
   assert results['count'] == 60
   assert results['top1'] == report['top1_ema']
   config.data.eval_image_size = 24
-  other = evaluate.evaluate_file(config, tuned / 'ema_weights.safetensors')
+  other = evaluate.evaluate_file(config, tuned / 'ema_weights.safetensors', ('eval_image_size',))
   assert other['count'] == 60
   assert other['loss'] != results['loss']
 
