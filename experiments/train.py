@@ -22,7 +22,6 @@ from experiments.runtime import (
   agreement,
   command_line,
   compilation_cache,
-  interruption,
   local_paths,
   preemption,
   processes,
@@ -38,7 +37,7 @@ from experiments.training import (
   steps,
   work_directory,
 )
-from nfnets import host_memory
+from nfnets import host_memory, interruption
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:

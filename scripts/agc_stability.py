@@ -8,6 +8,11 @@ the more so the larger the batch. Every run has the same number of pictures to l
 cell is one run. The numbers go beside the picture as JSON; runs that are there are not repeated.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import json
 import pathlib

@@ -51,6 +51,11 @@ A contestant that fails, or runs out of memory, becomes a row that says so. The 
 written after each case. Exit code 0: done; 1: it cannot be carried out; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import math
 import os
@@ -91,10 +96,6 @@ def main(argv: list[str] | None = None) -> int:
   except (ChildError, ImportError, OSError, ValueError) as error:
     print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    kept = f'; {arguments.out} has the cases that were done' if arguments.out else ''
-    print(f'\nInterrupted{kept}.', file=sys.stderr)
-    return 130
   return 0
 
 

@@ -12,6 +12,11 @@ that is quicker than the exact one; ratios are of the exact one. Exit code 0: do
 cannot be used; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import functools
 import importlib.util

@@ -6,6 +6,11 @@ One panel each for training loss, test accuracy, gradient norm and seconds a ste
 named with --metrics), one line for each run, and a table of the final figures on the console.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import math
 import pathlib

@@ -10,6 +10,11 @@ scripts need nothing else; timm's does not, and DeepMind's only by its shapes. E
 1: it cannot be converted; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import pathlib
 import sys

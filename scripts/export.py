@@ -4,6 +4,11 @@ WEIGHTS is a name (F0), or a file of this library; OUT is a .safetensors file of
 a StableHLO file, an ONNX file or a folder for a TensorFlow SavedModel.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import pathlib
 import sys

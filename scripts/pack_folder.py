@@ -8,6 +8,11 @@ Training on OUT equals training on SRC bit for bit. Exit code 0: done; 1: it can
 nothing is left at OUT; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import functools
 import pathlib

@@ -9,11 +9,15 @@ compiler's figures. Compiling takes minutes; the figures are kept, so asking aga
 docs/pods.md says what they mean and what they leave out.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import dataclasses
 import io
 import pathlib
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
@@ -101,7 +105,7 @@ def report(one: plan.Estimate, run: settings.Run, host_rate: float | None) -> st
 
 def measure_host(run: settings.Run, seconds: float = 5.0) -> float:
   """Images per second that this host prepares as the config says, of generated JPEG pictures."""
-  with tempfile.TemporaryDirectory() as folder:
+  with interruption.temporary_folder() as folder:
     _write_pictures(pathlib.Path(folder))
     chosen = dataclasses.replace(
       run.data,

@@ -10,6 +10,11 @@ source of each; multiply-adds are counted here, from the traced program (nfnets.
 Writes accuracy_latency.png and accuracy_flops.png into the folder.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import json
 import pathlib

@@ -14,6 +14,11 @@ beside the picture as JSON. Exit code of --check: 0 if nothing is wrong, 1 if so
 could not be measured.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import json
 import pathlib

@@ -10,6 +10,11 @@ named and left out. Exit code 0: all done; 1: some or all failed; 2: wrong argum
 read the output has stopped (`| head`).
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import json
 import math

@@ -5,6 +5,11 @@ nfnets prepare-tfds --tars DIR --out DIR
 nfnets prepare-tfds --name cifar10 --out DIR
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import sys
 

@@ -9,6 +9,11 @@ The config's flags are those of the training, so the picture is the batch of tha
 device. Exit code 0: done; 1: the config or the data cannot be used; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import pathlib
 
 import cv2

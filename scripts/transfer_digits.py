@@ -7,6 +7,11 @@ and in the published fine-tuning settings (SAM, weight decay, dropout) that `con
 adds. Runs that are already there are not trained again.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen(at_once=True)  # before the imports that take time
+
 import argparse
 import json
 import pathlib

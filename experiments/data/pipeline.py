@@ -23,8 +23,8 @@ from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.identity import Identity, identify
 from experiments.data.settings import DataSettings
 from experiments.data.unreadable import Limits, Record, Unreadable, UnreadablePictures
-from experiments.runtime import interruption
 from experiments.runtime.errors import DataError
+from nfnets import interruption
 
 _BATCHES_AHEAD = 2  # made while the device works, in each process
 

@@ -11,7 +11,7 @@ import tarfile
 from absl import logging
 
 from experiments.runtime.errors import DataError
-from nfnets import installation
+from nfnets import installation, interruption
 
 IMAGENET = 'imagenet2012'
 # What TFDS looks for; without the test tar, which has no labels, nothing is missing.
@@ -97,10 +97,18 @@ def prepare(name: str, out: str | os.PathLike, tars: str | os.PathLike | None = 
     )
   _remove_unfinished(builder.data_path)
   config = tfds.download.DownloadConfig(manual_dir=os.fspath(tars) if tars else None)
+  downloads = out / 'downloads'
+
+  def clean() -> None:
+    _remove_unfinished(builder.data_path)
+    for left in (*downloads.glob('*.tmp.*'), *downloads.glob('extracted/*incomplete*')):
+      shutil.rmtree(left)
+
   try:
-    builder.download_and_prepare(
-      download_dir=out / 'downloads', download_config=config, file_format='array_record'
-    )
+    with interruption.undone(clean):
+      builder.download_and_prepare(
+        download_dir=downloads, download_config=config, file_format='array_record'
+      )
   except (AssertionError, OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
     raise DataError(
       f'TFDS could not prepare {name} in {out}: {_first_line(error)}; mend that and run this again'

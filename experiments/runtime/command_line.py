@@ -77,8 +77,6 @@ def run(main: Callable[[], int | None], argv: list[str] | None = None) -> NoRetu
       if _DEBUG.value:
         raise
       return _fail(f'{_one_line(error)} (--debug shows more)', 1)
-    except KeyboardInterrupt:  # of a script, which does not listen from its start
-      return _fail('interrupted.', 130)
 
   arguments = sys.argv[1:] if argv is None else argv
   if {'--help', '-help', '-h'} & set(arguments):

@@ -97,11 +97,6 @@ class Models:
       predictions = loaded.classifier(picture, _TOP)
       return Answer(loaded.number, time.perf_counter() - start, predictions)
 
-  @property
-  def is_busy(self) -> bool:
-    """Whether a network is on its way or labels a picture."""
-    return self._loading is not None or self._one_picture.locked()
-
   def describe(self) -> dict[str, Any]:
     """What the page shows, as JSON has it: networks, which is loaded or on its way, what failed."""
     with self._changing:

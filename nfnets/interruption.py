@@ -1,31 +1,43 @@
-"""Ctrl-C, SIGTERM and SIGHUP, from a command's first import to its last file.
+"""Ctrl-C, SIGTERM and SIGHUP, from a program's first import to its last file.
 
 A thread of its own hears them. Python's handlers wait until the main thread is back from compiling,
 and an exception that they raise is lost in whatever callback it meets: one of the garbage
 collector's, or an event loop's. Standard library only: this is loaded before all that takes time.
+
+Only programs listen, with `listen` as their first act. In a process that does not, such as a
+notebook, signals do what they always do.
 """
 
+import atexit
 import contextlib
-import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SECONDS_TO_FLUSH = 0.5  # whoever reads the output may have stopped
+_CLEAR_LINE = '\r\x1b[K'  # of a terminal, which shows ^C or half a progress bar there
+
+_UNDO: dict[object, Callable[[], object]] = {}  # what `undone` has to do
 
 
 class _Listener:
   """What this process does about the signals; there is one."""
 
   def __init__(self):
+    self.at_once = False  # whether nothing may ask for patience
     self.graceful = False  # whether the first signal only asks
     self.asked = False
     self.forward = False  # whether it is handed on as SIGTERM, which JAX hears
+    self.promise = ''
+    self.last_words = 'Error: interrupted{by}.'
     self.explain: Callable[[], str] = lambda: ''
+    self._ending = False
     self._stderr = -1
     self._pipe = (-1, -1)
     self._earlier: dict[int, object] = {}
@@ -43,6 +55,7 @@ class _Listener:
       if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
         self._earlier[number] = signal.signal(number, self._handle)
     signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+    atexit.register(self._wait_for_end)
     thread = threading.Thread(target=self._hear, args=(self._pipe[0],), daemon=True)
     thread.start()
 
@@ -50,6 +63,7 @@ class _Listener:
     for number, handler in self._earlier.items():
       signal.signal(number, handler)
     signal.set_wakeup_fd(-1)
+    atexit.unregister(self._wait_for_end)
     os.close(self._pipe[1])  # the thread ends
     os.close(self._stderr)
     self.__init__()
@@ -67,20 +81,38 @@ class _Listener:
       if heard or not self.graceful:
         self._end(number)
       heard = self.asked = True
-      name = signal.Signals(number).name
-      self._say(f'{name}: finishing this step and saving. A second signal ends at once.')
+      if self.promise:
+        self._say(f'{signal.Signals(number).name}: {self.promise}')
       if self.forward and number != signal.SIGTERM:
         os.kill(os.getpid(), signal.SIGTERM)
     os.close(pipe)
 
   def _end(self, number: int) -> None:
-    name = '' if number == signal.SIGINT else f' by {signal.Signals(number).name}'
+    self._ending = True
+    by = '' if number == signal.SIGINT else f' by {signal.Signals(number).name}'
     with contextlib.suppress(Exception):
-      self._say(f'Error: interrupted{name}. {self.explain()}'.rstrip())
+      _flush()
     with contextlib.suppress(Exception):
-      for child in multiprocessing.active_children():
-        child.kill()
+      clear = _CLEAR_LINE if os.isatty(self._stderr) else ''
+      self._say(f'{clear}{self.last_words.format(by=by)} {self.explain()}'.rstrip())
+    with contextlib.suppress(Exception):
+      # The main thread goes on meanwhile, and may trip over what is taken from it now.
+      for standard in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), standard)
+    for undo in reversed(list(_UNDO.values())):
+      with contextlib.suppress(Exception):
+        undo()
+    with contextlib.suppress(Exception):
+      if 'multiprocessing' in sys.modules:
+        for child in sys.modules['multiprocessing'].active_children():
+          child.kill()
+    # Without the interpreter's own end, at which threads of JAX and TensorFlow may crash.
     os._exit(128 + number)
+
+  def _wait_for_end(self) -> None:
+    """Keeps a main thread that is done from ending the process with its own exit code."""
+    if self._ending:
+      threading.Event().wait()
 
   def _say(self, line: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone
@@ -90,11 +122,22 @@ class _Listener:
 _LISTENER = _Listener()
 
 
-def listen() -> bool:
+def _flush() -> None:
+  """Writes out what was printed, unless that takes too long."""
+  for stream in (sys.stdout, sys.stderr):
+    thread = threading.Thread(target=stream.flush, daemon=True)
+    thread.start()
+    thread.join(_SECONDS_TO_FLUSH)
+
+
+def listen(*, at_once: bool = False) -> bool:
   """Ends this process with one line and exit code 128 + n at the first signal n from now on.
 
-  Its worker processes end with it. What they leave in shared memory is removed by Python's resource
-  tracker, without a word.
+  What is not finished is removed (see `undone`), and worker processes end with it. What they leave
+  in shared memory is removed by Python's resource tracker, without a word.
+
+  Args:
+    at_once: even within `graceful`.
 
   Returns:
     Whether it is new: False if this process listened already.
@@ -103,6 +146,7 @@ def listen() -> bool:
     return False
   # The tracker is started with these options. What is left when a run ends at once is its work.
   sys.warnoptions.append('ignore:resource_tracker')
+  _LISTENER.at_once = at_once
   _LISTENER.start()
   return True
 
@@ -117,14 +161,44 @@ def explain(sentence: Callable[[], str]) -> None:
   _LISTENER.explain = sentence
 
 
+def say_at_end(words: str) -> None:
+  """Lets the line that a process ends with be these words instead of 'Error: interrupted.'."""
+  _LISTENER.last_words = words
+
+
 @contextlib.contextmanager
-def graceful(*, forward: bool) -> Iterator[None]:
+def undone(undo: Callable[[], object]) -> Iterator[None]:
+  """Inside, a signal that ends this process has `undo()` called, in a thread; nothing else does."""
+  key = object()
+  _UNDO[key] = undo
+  try:
+    yield
+  finally:
+    _UNDO.pop(key, None)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[str]:
+  """Yields a new folder that is removed afterwards, or when a signal ends this process."""
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    undone(lambda: shutil.rmtree(folder, ignore_errors=True)),
+  ):
+    yield folder
+
+
+@contextlib.contextmanager
+def graceful(*, forward: bool = False, promise: str = '') -> Iterator[None]:
   """Inside, the first signal only asks to stop; the second ends this process.
 
   Args:
     forward: hands Ctrl-C and SIGHUP on as SIGTERM.
+    promise: what to say at the first signal; '': nothing.
   """
-  _LISTENER.graceful, _LISTENER.forward = True, forward
+  if _LISTENER.at_once:
+    yield
+    return
+  _LISTENER.graceful, _LISTENER.forward, _LISTENER.promise = True, forward, promise
   try:
     yield
   finally:
@@ -143,6 +217,8 @@ def kept_from_children() -> Iterator[None]:
   A terminal sends Ctrl-C to all of them, and so do schedulers with SIGTERM. They inherit the
   mask of the thread that starts them; another thread of this process still hears the signals.
   """
+  from multiprocessing import resource_tracker  # not before it is needed: it takes its time
+
   earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
   try:
     resource_tracker.ensure_running()  # it outlives us to clean up; to start it unmasks signals
