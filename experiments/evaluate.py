@@ -57,8 +57,8 @@ def evaluate_file(
     raise ConfigError(f'{path} has no classifier, so there is nothing to evaluate.')
   if chosen.num_classes not in (None, num_classes):
     raise ConfigError(
-      f'model.num_classes is {chosen.num_classes}, but {path} knows {num_classes} classes: leave '
-      'the field out.'
+      f'--config.model.num_classes is {chosen.num_classes}, but {path} knows {num_classes} '
+      'classes: leave it out.'
     )
   names = chosen.info.class_names
   places = initial_weights.places_of_classes(str(path), names, num_classes)

@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--name', default=prepare_tfds.IMAGENET, help='TFDS name [%(default)s]')
   parser.add_argument('--tars', help='folder of the ILSVRC2012 tars, or of other manual downloads')
-  parser.add_argument('--out', required=True, help="TFDS's data directory: data.dir in training")
+  parser.add_argument(
+    '--out', required=True, help="TFDS's data directory: --config.data.dir in training"
+  )
   chosen = parser.parse_args(argv)
   try:
     builder = prepare_tfds.prepare(chosen.name, chosen.out, chosen.tars)
