@@ -86,6 +86,9 @@ def report(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
   weights_file = local_paths.require(path.value, '--weights')
   with processes.together():
     compilation_cache.enable(config.value.compilation_cache)
+    # The weights may say how the picture is cut, and then its share counts.
+    given = command_line.given_fields() - {'data.eval_crop_share'}
+    settings.require_effect(config.value, given)
     figures = evaluate_file(config.value, weights_file, command_line.given_fields('data'))
     processes.say(json.dumps(figures, indent=2))
 

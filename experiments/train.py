@@ -223,6 +223,7 @@ def main(argv: list[str] | None = None) -> int:
     directory = local_paths.require(workdir.value or f'runs/{name}', '--workdir')
     with processes.together():
       compilation_cache.enable(config.value.compilation_cache)
+      settings.require_effect(config.value, command_line.given_fields())
       figures = train(config.value, directory)
       return 0 if figures else code_when_stopped.value
 
