@@ -93,8 +93,8 @@ class _Listener:
     with contextlib.suppress(Exception):
       _flush()
     with contextlib.suppress(Exception):
-      clear = _CLEAR_LINE if os.isatty(self._stderr) else ''
-      self._say(f'{clear}{self.last_words.format(by=by)} {self.explain()}'.rstrip())
+      line = f'{self.last_words.format(by=by)} {self.explain()}'.rstrip()
+      self._say(f'{_CLEAR_LINE}{line.lstrip()}' if os.isatty(self._stderr) else line)
     with contextlib.suppress(Exception):
       # The main thread goes on meanwhile, and may trip over what is taken from it now.
       for standard in (1, 2):
@@ -162,7 +162,10 @@ def explain(sentence: Callable[[], str]) -> None:
 
 
 def say_at_end(words: str) -> None:
-  """Lets the line that a process ends with be these words instead of 'Error: interrupted.'."""
+  """Lets the line that a process ends with be these words instead of 'Error: interrupted{by}.'.
+
+  With a newline before them they do not stand behind a progress bar, wherever it is written.
+  """
   _LISTENER.last_words = words
 
 

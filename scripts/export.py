@@ -10,10 +10,12 @@ if __name__ == '__main__':
   interruption.listen()  # before the imports that take time
 
 import argparse
+import importlib.util
 import pathlib
 import sys
 
-from experiments.runtime import platforms
+from experiments.runtime import output_files, platforms
+from experiments.runtime.errors import ConfigError
 from nfnets import deploy, installation, load_pretrained, weights
 
 SUFFIXES = {
@@ -22,6 +24,10 @@ SUFFIXES = {
   '.onnx': 'onnx',
   '': 'saved_model',
 }
+
+
+# What a format needs beside this library, and the extra that brings it.
+_PACKAGES = {'onnx': ('onnx', 'onnx'), 'saved_model': ('tensorflow', 'tfds')}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 def export(arguments: argparse.Namespace) -> None:
   """Loads, folds, writes, and says what it wrote."""
   kind = arguments.format or _kind_of(arguments.out)
+  _check(arguments, kind)
   loaded = load_pretrained(arguments.weights)
   params, spec, name = loaded
   preprocessing = loaded.preprocessing.replace(size=arguments.size)
@@ -74,6 +81,20 @@ def export(arguments: argparse.Namespace) -> None:
     f'{name}: {count:,} parameters as {kind} in {arguments.out}. Pictures are to be prepared so: '
     f'{preprocessing}.'
   )
+
+
+def _check(arguments: argparse.Namespace, kind: str) -> None:
+  """Raises what would otherwise come after the work: ConfigError or ImportError."""
+  inputs = [arguments.weights]
+  if kind == 'saved_model':
+    if arguments.out.exists() and not arguments.out.is_dir():
+      raise ConfigError(f'OUT={arguments.out} is a file, and a SavedModel is a folder: name one.')
+    output_files.refuse_overwrite(arguments.out, 'OUT', inputs)
+  else:
+    output_files.require(arguments.out, 'OUT', inputs=inputs)
+  package, extra = _PACKAGES.get(kind, (None, ''))
+  if package and importlib.util.find_spec(package) is None:
+    raise ImportError(f'{kind} needs the package {package}: {installation.command(extra)}')
 
 
 def _kind_of(out: pathlib.Path) -> str:

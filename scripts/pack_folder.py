@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('out', metavar='OUT', help='the packed folder to make; must not exist')
   chosen = parser.parse_args(argv)
   progress = functools.partial(tqdm.tqdm, unit=' pictures', desc='packing')
+  interruption.say_at_end('\nError: interrupted{by}.')  # not behind the bar
   try:
     count = packed_folder.pack(chosen.src, chosen.out, progress)
   except DataError as error:

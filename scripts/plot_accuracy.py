@@ -28,6 +28,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.reporting import plot_style
 from experiments.runtime import platforms
+from experiments.runtime.errors import ConfigError
 from nfnets import flops
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'docs/figures/published.json'
@@ -172,10 +173,12 @@ def main(argv: list[str] | None = None) -> int:
   try:
     points = json.loads(options.published.read_text(encoding='utf-8'))['points']
     steps = read_steps(options.steps, points) if options.steps else {}
+    if options.out.exists() and not options.out.is_dir():
+      raise ConfigError(f'--out={options.out} is no folder: name one, which may be new')
     options.out.mkdir(parents=True, exist_ok=True)
     billions = count(points)
-    draw_latency(points, steps).savefig(options.out / 'accuracy_latency.png')
-    draw_flops(points, billions).savefig(options.out / 'accuracy_flops.png')
+    plot_style.save(draw_latency(points, steps), options.out / 'accuracy_latency.png')
+    plot_style.save(draw_flops(points, billions), options.out / 'accuracy_flops.png')
   except (ValueError, OSError) as error:
     print(f'Error: {error}', file=sys.stderr)
     return 1

@@ -31,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
   except DataError as error:
     sys.exit(f'Error: {error}.')
   print(prepare_tfds.summary(builder))
-  print(f'Train on it with --config.data.name={chosen.name} --config.data.dir={chosen.out}')
+  print(
+    'Train on it with --config.data.source=tfds '
+    f'--config.data.name={chosen.name} --config.data.dir={chosen.out}'
+  )
   return 0
 
 

@@ -30,7 +30,8 @@ import cv2
 import numpy as np
 
 import nfnets
-from experiments.runtime import compilation_cache, platforms
+from experiments.runtime import compilation_cache, output_files, platforms
+from experiments.runtime.errors import ConfigError
 from nfnets import classifier as classifiers
 from nfnets.deploy import runtimes
 
@@ -176,12 +177,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add('--runtime', choices=runtimes.RUNTIMES, help='what computes (default: the quicker one here)')
   args = parser.parse_args(argv)
   if args.out:
-    if args.out.suffix.lower() not in _CODECS:
-      parser.error(f'--out must end in {", ".join(_CODECS)}, got {args.out}')
-    if not args.out.parent.is_dir():
-      parser.error(f'there is no folder {args.out.parent} to write {args.out.name} to')
-    if args.out.exists() and pathlib.Path(args.source).exists() and args.out.samefile(args.source):
-      parser.error('--out is the source itself, which would be lost')
+    inputs = [args.source, args.weights]
+    try:
+      output_files.require(args.out, '--out', suffixes=tuple(_CODECS), inputs=inputs)
+    except ConfigError as error:
+      parser.error(str(error))
   return args
 
 

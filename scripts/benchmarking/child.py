@@ -52,7 +52,7 @@ class Child:
     except OSError as error:
       raise ChildError(f'{python} cannot be started: {error.strerror}') from error
     self._stack = contextlib.ExitStack()
-    self._stack.enter_context(interruption.undone(self._process.kill))
+    self._stack.enter_context(interruption.undone(self._kill))
 
   def __enter__(self) -> Self:
     """Returns itself."""
@@ -79,6 +79,10 @@ class Child:
     if 'error' in answer:
       raise ChildError(answer['error'])
     return answer
+
+  def _kill(self) -> None:
+    self._process.kill()
+    self._process.wait()
 
   def close(self) -> None:
     """Ends the process, whatever it is doing."""

@@ -166,7 +166,7 @@ def test_a_link_to_write_to_is_kept(convert, tmp_path):
     (['missing', 'x.safetensors'], 'there is no file missing'),
     ([TIMM, 'x.npz'], 'OUT must end in .safetensors'),
     ([TIMM, 'missing/x.safetensors'], 'there is no folder missing'),
-    ([TIMM, TIMM], 'OUT is IN'),
+    ([TIMM, TIMM], 'would write over'),
     ([TIMM, 'x.safetensors', '--model', 'F99'], "Unknown model 'F99'"),
   ],
 )

@@ -66,5 +66,5 @@ def test_command(run_script, tmp_path):
   assert PIL.Image.open(tmp_path / 'batch.png').size[0] > 500
   failed = run_script('show_batch', *arguments, f'--out={tmp_path / "batch.gif"}')
   assert failed.returncode == 1
-  assert 'neither a .png nor a .jpg' in failed.stderr
+  assert '--out must end in .png, .jpg or .jpeg, got' in failed.stderr
   assert 'Traceback' not in failed.stderr

@@ -24,7 +24,7 @@ SCRIPTS = pathlib.Path(__file__).parents[3] / 'scripts'
     (['F0', '--tasks', 'predict,train'], "'train' is none of predict, gradient, step"),
     (['F0', '--sizes', '0'], "'0' is no number from 1 on"),
     (['F0', '--out', 'missing/a.json'], 'there is no folder missing'),
-    (['F0', '--chart', 'a.txt'], 'ends neither in .png'),
+    (['F0', '--chart', 'a.txt'], '--chart must end in .png, .svg or .pdf, got a.txt'),
   ],
 )
 def test_wrong_arguments(benchmark, capsys, arguments, sentence):
