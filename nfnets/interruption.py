@@ -11,6 +11,7 @@ notebook, signals do what they always do.
 import atexit
 import contextlib
 import os
+import pathlib
 import shutil
 import signal
 import sys
@@ -102,10 +103,9 @@ class _Listener:
     for undo in reversed(list(_UNDO.values())):
       with contextlib.suppress(Exception):
         undo()
-    with contextlib.suppress(Exception):
-      if 'multiprocessing' in sys.modules:
-        for child in sys.modules['multiprocessing'].active_children():
-          child.kill()
+    for child in _children():
+      with contextlib.suppress(OSError):
+        os.kill(child, signal.SIGKILL)
     # Without the interpreter's own end, at which threads of JAX and TensorFlow may crash.
     os._exit(128 + number)
 
@@ -120,6 +120,20 @@ class _Listener:
 
 
 _LISTENER = _Listener()
+
+
+def _children() -> list[int]:
+  """The child processes, but for the one that cleans up after them."""
+  if 'multiprocessing' not in sys.modules:
+    return []
+  from multiprocessing import process, resource_tracker
+
+  children = {child.pid for child in process.active_children()}
+  # On Linux also those that are being started, which would complain that nobody tells them more.
+  for path in pathlib.Path('/proc/self/task').glob('*/children'):
+    with contextlib.suppress(OSError):
+      children.update(map(int, path.read_text().split()))
+  return [pid for pid in children if pid != resource_tracker._resource_tracker._pid]
 
 
 def _flush() -> None:
