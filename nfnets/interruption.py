@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SECONDS_TO_DECIDE = 10.0  # at most, should the thread be gone
 _SECONDS_TO_FLUSH = 0.5  # whoever reads the output may have stopped
 _CLEAR_LINE = '\r\x1b[K'  # of a terminal, which shows ^C or half a progress bar there
 
@@ -38,7 +39,8 @@ class _Listener:
     self.promise = ''
     self.last_words = 'Error: interrupted{by}.'
     self.explain: Callable[[], str] = lambda: ''
-    self._ending = False
+    self._ending = self._over = False
+    self._decided = threading.Semaphore(0)
     self._stderr = -1
     self._pipe = (-1, -1)
     self._earlier: dict[int, object] = {}
@@ -56,7 +58,7 @@ class _Listener:
       if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
         self._earlier[number] = signal.signal(number, self._handle)
     signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-    atexit.register(self._wait_for_end)
+    atexit.register(self._finish)
     thread = threading.Thread(target=self._hear, args=(self._pipe[0],), daemon=True)
     thread.start()
 
@@ -64,14 +66,17 @@ class _Listener:
     for number, handler in self._earlier.items():
       signal.signal(number, handler)
     signal.set_wakeup_fd(-1)
-    atexit.unregister(self._wait_for_end)
+    atexit.unregister(self._finish)
     os.close(self._pipe[1])  # the thread ends
     os.close(self._stderr)
     self.__init__()
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
-    # The thread does the rest; this makes it known to the very next line of the main thread.
+    # The thread decides. Until then the main thread must not go on: it would find its workers dead,
+    # which hear the signal too, and write that down.
     self.asked = self.asked or self.graceful
+    if not self._over:
+      self._decided.acquire(timeout=_SECONDS_TO_DECIDE)
 
   def _hear(self, pipe: int) -> None:
     heard = False
@@ -86,6 +91,7 @@ class _Listener:
         self._say(f'{signal.Signals(number).name}: {self.promise}')
       if self.forward and number != signal.SIGTERM:
         os.kill(os.getpid(), signal.SIGTERM)
+      self._decided.release()
     os.close(pipe)
 
   def _end(self, number: int) -> None:
@@ -97,7 +103,7 @@ class _Listener:
       line = f'{self.last_words.format(by=by)} {self.explain()}'.rstrip()
       self._say(f'{_CLEAR_LINE}{line.lstrip()}' if os.isatty(self._stderr) else line)
     with contextlib.suppress(Exception):
-      # The main thread goes on meanwhile, and may trip over what is taken from it now.
+      # Other threads go on meanwhile, and may trip over what is taken from them now.
       for standard in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), standard)
     for undo in reversed(list(_UNDO.values())):
@@ -109,10 +115,11 @@ class _Listener:
     # Without the interpreter's own end, at which threads of JAX and TensorFlow may crash.
     os._exit(128 + number)
 
-  def _wait_for_end(self) -> None:
+  def _finish(self) -> None:
     """Keeps a main thread that is done from ending the process with its own exit code."""
     if self._ending:
       threading.Event().wait()
+    self._over = True
 
   def _say(self, line: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone
@@ -124,16 +131,17 @@ _LISTENER = _Listener()
 
 def _children() -> list[int]:
   """The child processes, but for the one that cleans up after them."""
-  if 'multiprocessing' not in sys.modules:
+  # Nothing is imported: the main thread may have stopped in an import.
+  process = sys.modules.get('multiprocessing.process')
+  tracker = sys.modules.get('multiprocessing.resource_tracker')
+  if process is None:
     return []
-  from multiprocessing import process, resource_tracker
-
   children = {child.pid for child in process.active_children()}
   # On Linux also those that are being started, which would complain that nobody tells them more.
   for path in pathlib.Path('/proc/self/task').glob('*/children'):
     with contextlib.suppress(OSError):
       children.update(map(int, path.read_text().split()))
-  return [pid for pid in children if pid != resource_tracker._resource_tracker._pid]
+  return [pid for pid in children if not tracker or pid != tracker._resource_tracker._pid]
 
 
 def _flush() -> None:

@@ -82,7 +82,7 @@ class Child:
 
   def _kill(self) -> None:
     self._process.kill()
-    self._process.wait()
+    self._process.wait(timeout=5)
 
   def close(self) -> None:
     """Ends the process, whatever it is doing."""

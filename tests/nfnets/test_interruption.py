@@ -154,3 +154,15 @@ sys.exit(3 if interruption.asked() else 4)
 def test_only_programs_listen():
   program = 'import signal, experiments, nfnets.cli; print(*map(signal.getsignal, (1, 15)))'
   assert run(program).stdout == '0 0\n'  # SIG_DFL
+
+
+def test_the_main_thread_does_nothing_more(tmp_path):
+  program = """
+import os, pathlib, signal, sys, time
+interruption.listen()
+with interruption.undone(lambda: time.sleep(1)):
+  os.kill(os.getpid(), signal.SIGINT)
+  pathlib.Path(sys.argv[1], 'written').touch()
+"""
+  assert run(program, tmp_path).returncode == 130
+  assert not list(tmp_path.iterdir())
