@@ -84,7 +84,7 @@ def _relabel(batch: data.Batch, places: np.ndarray) -> data.Batch:
 def report(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
   """Prints the figures of the file that the flags name."""
   weights_file = local_paths.require(path.value, '--weights')
-  with processes.together():
+  with processes.together(checkpoints=False):
     compilation_cache.enable(config.value.compilation_cache)
     # The weights may say how the picture is cut, and then its share counts.
     given = command_line.given_fields() - {'data.eval_crop_share'}

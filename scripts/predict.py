@@ -75,8 +75,10 @@ def _label(args: argparse.Namespace) -> int:
   for path, flag in ((args.features, '--features'), (args.sheet, '--sheet')):
     if path:
       output_files.refuse_overwrite(path, flag, paths)
+  # What is missing is said now, rather than after the work.
+  runtimes.choose(args.runtime, args.dtype)
   if args.sheet:
-    _import_drawing()  # rather now than at the end
+    _import_drawing()
   for name, reason in failures.items():
     _report_failure(name, reason, args.json)
   if not paths:  # rather than fetch weights for nothing

@@ -139,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     capture = open_source(args.source)
     compilation_cache.enable()
     with platforms.explained():
+      runtimes.choose(args.runtime, args.dtype)  # what is missing is said before weights are loaded
       classifier = nfnets.Classifier.from_pretrained(
         args.weights, size=args.size, dtype=args.dtype, runtime=args.runtime
       )

@@ -95,12 +95,13 @@ def prepare(name: str, out: str | os.PathLike, tars: str | os.PathLike | None = 
       f'{name} is already prepared in {out} as {builder.info.file_format.value}; choose another '
       '--out, or remove it'
     )
-  _remove_unfinished(builder.data_path)
+  place = builder.data_path  # it is another one while TFDS builds
+  _remove_unfinished(place)
   config = tfds.download.DownloadConfig(manual_dir=os.fspath(tars) if tars else None)
   downloads = out / 'downloads'
 
   def clean() -> None:
-    _remove_unfinished(builder.data_path)
+    _remove_unfinished(place)
     for left in (*downloads.glob('*.tmp.*'), *downloads.glob('extracted/*incomplete*')):
       shutil.rmtree(left)
 

@@ -220,3 +220,20 @@ def test_weights_are_never_written_over(predict, weights_file, pictures, tmp_pat
     predict(pictures, '--weights', mine, '--features', mine)
   assert error.value.code == 2
   assert 'would write over' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'missing', 'sentence'),
+  [
+    (['--runtime', 'onnx'], 'onnxruntime', "the runtime 'onnx' needs onnxruntime: "),
+    (['--sheet', 'sheet.png'], 'matplotlib.figure', '--sheet draws with matplotlib: '),
+  ],
+)
+def test_packages_are_looked_for_before_the_weights(
+  predict, pictures, monkeypatch, tmp_path, arguments, missing, sentence
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setitem(sys.modules, missing, None)
+  code, out, err = predict(pictures, '--weights', tmp_path / 'no.safetensors', *arguments)
+  assert (code, out) == (1, '')
+  assert err.startswith(f'Error: {sentence}')
