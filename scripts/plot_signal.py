@@ -250,9 +250,9 @@ def main(argv: list[str] | None = None) -> int:
   options = parser.parse_args(argv)
   if not options.out and not options.check:
     parser.error('say --out PICTURE or --check')
-  if options.check and not (options.model or options.weights or options.function):
-    parser.error('--check needs --model, --weights or --function')
   try:
+    if options.check and not (options.model or options.weights or options.function):
+      raise ValueError('--check needs --model, --weights or --function.')
     if options.out:
       inputs, suffixes = [options.weights], plot_style.SUFFIXES
       output_files.require(options.out, '--out', suffixes=suffixes, inputs=inputs, make_folder=True)

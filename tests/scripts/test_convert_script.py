@@ -56,6 +56,7 @@ def tiny_release(monkeypatch):
   spec = nfnets.ModelSpec(width=config['width'], depth=config['depth'], group_width=config['gw'])
   load = weights.load_deepmind
   monkeypatch.setitem(zoo._MODELS, 'tiny', spec)
+  monkeypatch.setitem(zoo._BY_LETTERS, 'tiny', 'tiny')
   monkeypatch.setattr(weights, 'load_deepmind', lambda path, name: load(path, name, 10))
   return load(DEEPMIND, spec, 10)
 

@@ -81,5 +81,7 @@ def require_effect(config: ConfigDict, given: Collection[str]) -> None:
       present = f'with --config.{effect.of}={value}'
       if value == '':
         present = f'without --config.{effect.of}'
-      advice = f'leave it out, or set {needed or f"--config.{effect.of}"}.'
-      raise ConfigError(f'--config.{field} has no effect {present}: {advice}')
+      raise ConfigError(
+        f'--config.{field} has no effect {present}: leave it out, or set '
+        f'{needed or f"--config.{effect.of}"}.'
+      )
