@@ -169,7 +169,7 @@ def write_saved_model(path, params, spec, *, size: int | None, batch_size: int |
     from jax.experimental import jax2tf
   except ImportError as error:
     needed = installation.command('tfds')
-    raise ImportError(f'SavedModels need TensorFlow: {needed}') from error
+    raise ImportError(f'SavedModels and LiteRT files need TensorFlow: {needed}') from error
   size = size or spec.test_size
   function = jax2tf.convert(
     deploy.predictor(params, spec),

@@ -169,7 +169,8 @@ class _Pictures:
       ValueError: no picture can be read, or one is not what the network takes.
     """
     for item in self._items:
-      picture = self._read(item) if isinstance(item, str) else np.asarray(item)
+      is_path = isinstance(item, str) and self._prepare is not None
+      picture = self._read(item) if is_path else np.asarray(item)
       if picture is not None:
         self._check(picture)
         picture = np.transpose(picture, (2, 0, 1)) if self._is_nchw else picture

@@ -154,6 +154,7 @@ def test_what_cannot_be_used_is_a_sentence(network, folder, tmp_path):
   refuse(
     r'takes pictures \[32, 32, 3\] in float32, got \[24, 24, 3\]', pictures=[fitting[0, 8:, 8:]]
   )
+  refuse(r'in float32, got \[\] in <U5', pictures=['a.png'])
   refuse('in float32, got .* in uint8', pictures=[fitting[0].astype(np.uint8)])
   refuse('weight_bits must be 7 or 8, got 4', pictures=fitting, weight_bits=4)
   refuse('max_pictures must be at least 1', pictures=fitting, max_pictures=0)
