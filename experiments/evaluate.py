@@ -57,8 +57,8 @@ def evaluate_file(
     raise ConfigError(f'{path} has no classifier, so there is nothing to evaluate.')
   if chosen.num_classes not in (None, num_classes):
     raise ConfigError(
-      f'model.num_classes is {chosen.num_classes}, but {path} knows {num_classes} classes: leave '
-      'the field out.'
+      f'--config.model.num_classes is {chosen.num_classes}, but {path} knows {num_classes} '
+      'classes: leave it out.'
     )
   names = chosen.info.class_names
   places = initial_weights.places_of_classes(str(path), names, num_classes)
@@ -84,8 +84,11 @@ def _relabel(batch: data.Batch, places: np.ndarray) -> data.Batch:
 def report(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
   """Prints the figures of the file that the flags name."""
   weights_file = local_paths.require(path.value, '--weights')
-  with processes.together():
+  with processes.together(checkpoints=False):
     compilation_cache.enable(config.value.compilation_cache)
+    # The weights may say how the picture is cut, and then its share counts.
+    given = command_line.given_fields() - {'data.eval_crop_share'}
+    settings.require_effect(config.value, given)
     figures = evaluate_file(config.value, weights_file, command_line.given_fields('data'))
     processes.say(json.dumps(figures, indent=2))
 

@@ -10,7 +10,7 @@ import sys
 from typing import NamedTuple
 
 import nfnets
-from nfnets import installation
+from nfnets import installation, interruption
 
 
 class Command(NamedTuple):
@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     hint = f'did you mean {close[0]!r}?' if close else f'there are {", ".join(COMMANDS)}.'
     print(f'Error: nfnets has no command {name!r}: {hint}', file=sys.stderr)
     return 2
+  if argv is None:
+    interruption.listen()
   sys.path.insert(0, str(programs()))
   sys.argv = [f'nfnets {name}', *arguments]  # programs say how they were called
   try:
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     needed = installation.command('train')
     print(f'Error: nfnets {name} needs the package {error.name}: {needed}', file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
+  except KeyboardInterrupt:  # where this process does not listen
     print('Error: interrupted.', file=sys.stderr)
     return 130
 

@@ -197,7 +197,7 @@ def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = '') -> list[str]:
-  """Returns 'field: old -> new' for the fields in which two configs would compute differently."""
+  """Returns '--config.field: old -> new' where two configs would compute differently."""
   found = []
   for key in sorted({*old, *new}):
     path = f'{prefix}{key}'
@@ -205,5 +205,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ''
     if isinstance(a, dict) and isinstance(b, dict):
       found += differences(a, b, f'{path}.')
     elif path not in NEUTRAL_FIELDS and a != b:
-      found.append(f'{path}: {a!r} -> {b!r}')
+      found.append(f'--config.{path}: {a!r} -> {b!r}')
   return found

@@ -8,6 +8,11 @@ page, unless --host is given; nothing leaves the machine, and no picture is stor
 Exit code 1: it failed; 2: wrong arguments; 130: ended with Ctrl-C.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import errno
 import ipaddress
@@ -22,20 +27,13 @@ from nfnets import installation
 from nfnets.demo import examples, models
 from nfnets.weights import hub
 
-_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports of a program that the signal ended
-
 
 def main(argv: list[str] | None = None) -> int:
   """Serves the page until it is interrupted; returns the exit code."""
   args = _parse(argv)
-  offered = models.Models(args.weights)
+  interruption.say_at_end('Stopped.')
   try:
-    return _serve(args, offered)
-  except KeyboardInterrupt:
-    print('\nStopped.', file=sys.stderr, flush=True)
-    if offered.is_busy:
-      os._exit(_INTERRUPTED)  # a thread computes or downloads, and cannot be ended otherwise
-    return _INTERRUPTED
+    return _serve(args, models.Models(args.weights))
   except (ImportError, OSError, RuntimeError, ValueError) as error:
     print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1

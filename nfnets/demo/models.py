@@ -97,11 +97,6 @@ class Models:
       predictions = loaded.classifier(picture, _TOP)
       return Answer(loaded.number, time.perf_counter() - start, predictions)
 
-  @property
-  def is_busy(self) -> bool:
-    """Whether a network is being loaded or is labelling a picture."""
-    return self._loading is not None or self._one_picture.locked()
-
   def describe(self) -> dict[str, Any]:
     """What the page shows, as JSON types: networks, the one (being) loaded, what failed."""
     with self._changing:

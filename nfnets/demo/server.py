@@ -197,13 +197,14 @@ def _is_local(host: str) -> bool:
 
 
 def serve(app: Starlette, listener: socket.socket) -> None:
-  """Answers on a socket until Ctrl-C, which it raises as KeyboardInterrupt, or SIGTERM."""
+  """Answers on a socket until a signal ends the process."""
   config = uvicorn.Config(
     app,
     access_log=False,
     http='h11',
     lifespan='off',
     limit_concurrency=_CONNECTIONS,
+    loop='asyncio',  # another one may keep the signals to itself
     log_config=None,  # errors go to stderr
     proxy_headers=False,
     server_header=False,

@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets import baselines, installation, weights, zoo
+from nfnets import baselines, installation, interruption, weights, zoo
 from nfnets.deploy import onnx_file
 from nfnets.deploy.folding import Params
 
@@ -96,7 +95,7 @@ class OnnxRuntime:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     providers = ['CPUExecutionProvider']
-    with tempfile.TemporaryDirectory() as folder:  # a file may be above the 2 GB of a message
+    with interruption.temporary_folder() as folder:  # a file may be above the 2 GB of a message
       path = pathlib.Path(folder) / 'network.onnx'
       onnx_file.export_onnx(path, params, spec, size=size, pool=True)
       self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)

@@ -43,7 +43,7 @@ def fit(
     raise ValueError(
       f'the weights have no classifier ({classifier} with w and b), so they give no labels: make a '
       f'new one by nfnets.load_pretrained(path, num_classes=K), and train it by a run with '
-      f'finetune.new_head=True.'
+      f'--config.finetune.new_head=True.'
     )
   shapes = zoo.parameter_shapes(spec, num_classes or 1)
   if num_classes is None:

@@ -162,7 +162,9 @@ def test_fields_that_cannot_be_used(make_config, change, sentence):
 def test_weights_of_another_number_of_classes_keep_their_head_only_if_it_fits(trunk):
   params, _ = weights.load(trunk)
   wider = {**params, HEAD: {'w': np.zeros((32, 7), np.float32), 'b': np.zeros(7, np.float32)}}
-  with pytest.raises(ConfigError, match='knows 5 classes and the run has 7: set finetune.new_head'):
+  with pytest.raises(
+    ConfigError, match='knows 5 classes and the run has 7: set --config.finetune.new_head'
+  ):
     initial_weights.start_from(str(trunk), wider, {}, new_head=False)
   loaded, _ = initial_weights.start_from(str(trunk), params, {}, new_head=False)
   np.testing.assert_array_equal(loaded[HEAD]['w'], params[HEAD]['w'])
