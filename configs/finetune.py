@@ -11,35 +11,40 @@ it is. For the classifier alone, on features that are computed once: add
 [NFNet] section 6 fine-tunes after large-scale pre-training: 15,000 steps of 2,048 pictures, peak
 learning rate 0.1 after 5,000 steps of warm-up and a cosine; SAM with rho 0.05, weight decay 1e-5,
 dropout 0.25, stochastic depth 0.1. Those that do not depend on size are kept here. A folder has
-thousands of pictures rather than millions, so the length is in epochs, a third of it warm-up as
-published, and the learning rate is the published 0.1 at 2,048, 0.0125 per 256.
+thousands of pictures rather than millions, so the length is in epochs, 30, a third of them warm-up
+as published, and the learning rate is the published 0.1 at 2,048, 0.0125 per 256. With fewer than a
+thousand pictures the run makes 200 updates at least, of smaller batches at the same rates
+(`experiments/training/settings/by_size.py`).
 """
 
 from configs import base
 
 
 def get_config():
-  """Returns the recipe for a folder of some hundred to some ten thousand pictures."""
+  """Returns the recipe for a folder of some dozen to some ten thousand pictures."""
   config = base.get_config()
-  config.num_epochs = 30.0
-  config.global_batch_size = 64
+  base.leave_open(
+    config,
+    'num_epochs',
+    'global_batch_size',
+    'log_every_steps',
+    'evaluate_every_epochs',
+    'optimizer.learning_rate',
+    'optimizer.warmup_epochs',
+    'data.crop_area',
+  )
   config.ema_decay = 0.99
-  config.log_every_steps = 20
-  config.evaluate_every_epochs = 5.0
   config.checkpoint_every_steps = 200
 
   config.model.variant = ''  # from the weights
   config.model.drop_rate = 0.25
   config.model.stochdepth_rate = 0.1
 
-  config.optimizer.learning_rate = 0.0125  # per 256: 0.1 at the published 2,048
-  config.optimizer.warmup_epochs = 10.0
   config.optimizer.weight_decay = 1e-5
   config.optimizer.sam_rho = 0.05
   config.optimizer.sam_ascent_share = 0.2  # 20 to 40% more time a step instead of 100%
 
   config.data.source = 'folder'
-  config.data.crop_area = (0.25, 1.0)
   config.data.eval_mode = 'crop_resize'
   config.data.max_corrupt_fraction = 0.02
   return config

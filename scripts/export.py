@@ -1,6 +1,6 @@
 """Writes a network for deployment: nfnets export WEIGHTS OUT [--format stablehlo]
 
-WEIGHTS is a name (F0), or a file of this library; OUT is a .safetensors file of the folded network,
+WEIGHTS is a name (F0), a file of this library or the folder of a run; OUT is a .safetensors file of the folded network,
 a StableHLO file, an ONNX file or a folder for a TensorFlow SavedModel.
 """
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument('weights', help='a name such as F0, or a .safetensors file')
+  parser.add_argument('weights', help="a name such as F0, a .safetensors file or a run's folder")
   parser.add_argument('out', type=pathlib.Path)
   parser.add_argument(
     '--format',
@@ -47,12 +47,15 @@ def main(argv: list[str] | None = None) -> int:
 def export(arguments: argparse.Namespace) -> None:
   """Loads, folds, writes, and says what it wrote."""
   kind = arguments.format or _kind_of(arguments.out)
+  _say(f'Reading {arguments.weights}.')
   loaded = load_pretrained(arguments.weights)
   params, spec, name = loaded
   preprocessing = loaded.preprocessing.replace(size=arguments.size)
   if not arguments.no_fold and not deploy.is_folded(spec):
+    _say(f'Folding {name} into plain convolutions.')
     params, spec = deploy.fold(params, spec)
   options = {'size': preprocessing.size, 'batch_size': arguments.batch_size}
+  _say(f'Writing {name} as {kind}: seconds for a small network, minutes for a large one.')
   if kind == 'safetensors':
     names = loaded.class_names
     weights.save(arguments.out, params, spec=spec, class_names=names, preprocessing=preprocessing)
@@ -69,6 +72,11 @@ def export(arguments: argparse.Namespace) -> None:
     f'{name}: {count:,} parameters as {kind} in {arguments.out}. Pictures are to be prepared so: '
     f'{preprocessing}.'
   )
+
+
+def _say(line: str) -> None:
+  """Says what takes so long, where no program reads it."""
+  print(line, file=sys.stderr, flush=True)
 
 
 def _kind_of(out: pathlib.Path) -> str:

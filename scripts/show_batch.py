@@ -101,7 +101,7 @@ def show(config: ConfigDict, path: str, step: int, count: int) -> None:
     batch = next(batches)
   sheet = draw(batch, info.class_names, count, chosen.preprocessing)
   out.write_bytes(cv2.imencode(out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
-  print(f'Step {step} of {chosen.name or chosen.source} is drawn in {out}.')
+  print(f'Step {step} of {chosen.title} is drawn in {out}.')
 
 
 def main(argv: list[str] | None = None) -> int:

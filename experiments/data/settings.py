@@ -1,6 +1,8 @@
 """What decides the batches of a run: `config.data` in types, the seed and the size of a batch."""
 
 import dataclasses
+import os
+import pathlib
 from collections.abc import Collection
 
 from ml_collections import ConfigDict
@@ -31,7 +33,7 @@ class DataSettings:
   image_size: int  # pixels
   eval_image_size: int
   crop: str
-  crop_area: tuple[float, float]
+  crop_area: tuple[float, float] | None  # None: not known yet
   crop_aspect: tuple[float, float]
   shift_fraction: float
   flip: bool
@@ -68,8 +70,15 @@ class DataSettings:
     fields['mean'] = fields['mean'] or images.IMAGENET_MEAN
     fields['stddev'] = fields['stddev'] or images.IMAGENET_STDDEV
     for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order', 'mean', 'stddev'):
-      fields[name] = tuple(fields[name])
+      fields[name] = None if fields[name] is None else tuple(fields[name])
     return cls(seed=config.seed, global_batch_size=config.global_batch_size, **fields)
+
+  @property
+  def title(self) -> str:
+    """What the data are called: the folder, the TFDS data set, or a source without either."""
+    if self.source == 'folder':
+      return pathlib.Path(os.path.abspath(os.path.expanduser(self.dir))).name or self.dir
+    return self.name if self.source == 'tfds' else self.source
 
   @property
   def preprocessing(self) -> Preprocessing:

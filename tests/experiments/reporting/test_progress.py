@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.reporting.progress import Progress, StepLog, format_seconds
+from experiments.reporting.progress import Progress, StepLog
 from experiments.reporting.recording import MetricWriter, read_csv
 
 
