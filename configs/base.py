@@ -18,7 +18,6 @@ _BY_SIZE = {
   'model.variant': str,
   'optimizer.learning_rate': float,
   'optimizer.warmup_epochs': float,
-  'data.crop_area': tuple,
 }
 
 
@@ -128,7 +127,7 @@ def get_config() -> ConfigDict:
   config.data.image_size = config_dict.placeholder(int)
   config.data.eval_image_size = config_dict.placeholder(int)
   config.data.crop = 'random'  # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'
-  # (least, greatest) share of the area; above 0, to 1; None: by size.
+  # (least, greatest) share of the area; above 0, to 1.
   config.data.crop_area = (0.08, 1.0)
   config.data.crop_aspect = (0.75, 4 / 3)  # (least, greatest) width / height; 0.01 to 100
   config.data.shift_fraction = 0.1  # crop 'shift': uniform translation, share of the side, 0 to 1

@@ -31,7 +31,6 @@ def get_config():
     'evaluate_every_epochs',
     'optimizer.learning_rate',
     'optimizer.warmup_epochs',
-    'data.crop_area',
   )
   config.ema_decay = 0.99
   config.checkpoint_every_steps = 200
@@ -45,6 +44,7 @@ def get_config():
   config.optimizer.sam_ascent_share = 0.2  # 20 to 40% more time a step instead of 100%
 
   config.data.source = 'folder'
+  config.data.crop_area = (0.25, 1.0)
   config.data.eval_mode = 'crop_resize'
   config.data.max_corrupt_fraction = 0.02
   return config

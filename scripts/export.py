@@ -1,7 +1,7 @@
 """Writes a network for deployment: nfnets export WEIGHTS OUT [--format stablehlo]
 
-WEIGHTS is a name (F0), a file of this library or the folder of a run; OUT is a .safetensors file of the folded network,
-a StableHLO file, an ONNX file or a folder for a TensorFlow SavedModel.
+WEIGHTS is a name (F0), a file of this library or the folder of a run; OUT is a .safetensors file of
+the folded network, a StableHLO file, an ONNX file or a folder for a TensorFlow SavedModel.
 """
 
 import argparse

@@ -30,7 +30,7 @@ FIELDS: dict[str, Row] = {
   'image_size': _PIXELS,
   'eval_image_size': _PIXELS,
   'crop': Choice(('random', 'shift', 'none')),
-  'crop_area': OrNone(Pair(Number(0, 1, above=True))),
+  'crop_area': Pair(Number(0, 1, above=True)),
   'crop_aspect': Pair(Number(0.01, 100)),
   'shift_fraction': Number(0, 1),
   'flip': Switch(),

@@ -33,7 +33,7 @@ class DataSettings:
   image_size: int  # pixels
   eval_image_size: int
   crop: str
-  crop_area: tuple[float, float] | None  # None: not known yet
+  crop_area: tuple[float, float]
   crop_aspect: tuple[float, float]
   shift_fraction: float
   flip: bool
@@ -70,7 +70,7 @@ class DataSettings:
     fields['mean'] = fields['mean'] or images.IMAGENET_MEAN
     fields['stddev'] = fields['stddev'] or images.IMAGENET_STDDEV
     for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order', 'mean', 'stddev'):
-      fields[name] = None if fields[name] is None else tuple(fields[name])
+      fields[name] = tuple(fields[name])
     return cls(seed=config.seed, global_batch_size=config.global_batch_size, **fields)
 
   @property

@@ -26,7 +26,6 @@ class Scale(NamedTuple):
 
   below: float  # training pictures
   batch: int
-  least_area: float  # of a crop, share of the picture
   network: dict[str, Any]  # fields of nfnets.ModelSpec
 
 
@@ -47,9 +46,9 @@ _WIDE = {
   'test_size': 128,
 }
 SCALES = (
-  Scale(250, 16, 0.5, _NARROW),
-  Scale(1000, 32, 0.5, _NARROW),
-  Scale(math.inf, 64, 0.25, _WIDE),
+  Scale(250, 16, _NARROW),
+  Scale(1000, 32, _NARROW),
+  Scale(math.inf, 64, _WIDE),
 )
 
 
@@ -74,7 +73,6 @@ FIELDS = (
   'model.variant',
   'optimizer.learning_rate',
   'optimizer.warmup_epochs',
-  'data.crop_area',
 )
 
 
@@ -101,7 +99,6 @@ def fill_in(config: ConfigDict, num_train: int, num_devices: int) -> None:
   _fill(config, 'num_epochs', max(course.epochs, least))
   _fill(config, 'optimizer.learning_rate', course.rate * math.sqrt(64 / scale.batch))
   _fill(config, 'optimizer.warmup_epochs', course.warmup_share * config.num_epochs)
-  _fill(config, 'data.crop_area', (scale.least_area, 1.0))
   steps = config.num_epochs * num_train / config.global_batch_size
   _fill(config, 'log_every_steps', min(max(int(steps / _POINTS), 1), _MOST_STEPS_A_POINT))
   _fill(config, 'evaluate_every_epochs', config.num_epochs / _EVALUATIONS)
