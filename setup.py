@@ -23,6 +23,7 @@ TRAIN = [
 ]
 
 DOCS = [
+  'latex2mathml>=3.78,<4',  # formulas without a script from elsewhere
   'mkdocs>=1.6,<2',
   'mkdocs-material>=9.8,<10',
   'mkdocstrings[python]>=1.0,<2',

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
   from nfnets.nfnet_light import NFNetLight
   from nfnets.optim import adaptive_grad_clip
   from nfnets.spec import ModelSpec
-  from nfnets.weights import load_pretrained
-  from nfnets.zoo import create_model, list_models
+  from nfnets.weights import list_models, load_pretrained
+  from nfnets.zoo import create_model
 
 __version__ = '0.1.0'
 
@@ -77,7 +77,7 @@ _HOMES = {
   'adaptive_grad_clip': 'optim',
   'create_model': 'zoo',
   'keep_freed_memory': 'host_memory',
-  'list_models': 'zoo',
+  'list_models': 'weights',
   'load_pretrained': 'weights',
   'weight_standardized': 'convert',
 }

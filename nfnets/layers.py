@@ -6,6 +6,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import haiku as hk
 import jax
@@ -75,6 +76,14 @@ class _WSConvND(hk.Module):
     self.gamma = gamma
     self.epsilon = epsilon
     self.epsilon_added_to_variance = epsilon_added_to_variance
+
+  @overload
+  def __call__(self, x: jax.Array, before: Function | None = None) -> jax.Array: ...
+
+  @overload
+  def __call__(
+    self, x: SpaceToDepth, before: Function | None = None
+  ) -> jax.Array | SpaceToDepth: ...
 
   def __call__(
     self, x: jax.Array | SpaceToDepth, before: Function | None = None
@@ -156,6 +165,14 @@ class Conv2D(hk.Module):
     self.stride = stride
     self.padding = padding
     self.groups = feature_group_count
+
+  @overload
+  def __call__(self, x: jax.Array, before: Function | None = None) -> jax.Array: ...
+
+  @overload
+  def __call__(
+    self, x: SpaceToDepth, before: Function | None = None
+  ) -> jax.Array | SpaceToDepth: ...
 
   def __call__(
     self, x: jax.Array | SpaceToDepth, before: Function | None = None

@@ -143,12 +143,13 @@ class ModelSpec:
 
   # The body.
   width: tuple[int, ...]
-  depth: tuple[int, ...]
-  stride: tuple[int, ...] = (1, 2, 2, 2)
-  expansion: tuple[float, ...] = (0.5,)
+  # Type checkers let a number pass as well, by `Any`.
+  depth: tuple[int, ...] | Any
+  stride: tuple[int, ...] | Any = (1, 2, 2, 2)
+  expansion: tuple[float, ...] | Any = (0.5,)
   expansion_of: str = 'output'
   first_expansion: float | None = None
-  group_width: tuple[int, ...] = (128,)
+  group_width: tuple[int, ...] | Any = (128,)
   two_convs: bool = True
   shortcut: str = 'average_pool'
   skip_gain: bool = True

@@ -23,7 +23,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import haiku as hk
 import jax
@@ -34,6 +34,15 @@ from nfnets.baselines import BaselineSpec, efficientnet, join_state, resnet
 from nfnets.spec import ModelSpec
 
 AnySpec = ModelSpec | BaselineSpec
+
+
+class Network(Protocol):
+  """A Haiku module of any family, as it is called."""
+
+  def __call__(self, images: jax.Array, is_training: bool) -> dict[str, jax.Array]:
+    """Returns 'pool' [N, C] and 'logits' [N, K] of images [N, H, W, 3]."""
+    ...
+
 
 # A spec's family -> its class.
 _CLASSES: dict[str, type[hk.Module]] = {
@@ -62,21 +71,30 @@ _MODELS: dict[str, AnySpec] = {
 }
 
 
+_BY_LETTERS = {name.lower(): name for name in _MODELS}
+
+
 def list_models(pattern: str = '*') -> list[str]:
-  """Returns the names that match a shell-style pattern, e.g. 'F?+', case mattering."""
-  return [name for name in _MODELS if fnmatch.fnmatchcase(name, pattern)]
+  """Returns the names that match a shell-style pattern, e.g. 'F?+', in capitals or not."""
+  return [name for name in _MODELS if fnmatch.fnmatchcase(name.lower(), pattern.lower())]
+
+
+def find_name(text: Any) -> str | None:
+  """Returns the model's name that a text is, in capitals or not; None: it is none."""
+  return _BY_LETTERS.get(text.lower()) if isinstance(text, str) else None
 
 
 def get_spec(name: str | AnySpec) -> AnySpec:
-  """Returns the spec of a model's name; a spec as it is.
+  """Returns the spec of a model's name, in capitals or not; a spec as it is.
 
   Raises:
     ValueError: there is no such model.
   """
   if isinstance(name, AnySpec):
     return name
-  if isinstance(name, str) and name in _MODELS:
-    return _MODELS[name]
+  found = find_name(name)
+  if found is not None:
+    return _MODELS[found]
   raise ValueError(_unknown(name))
 
 
@@ -94,7 +112,7 @@ def spec_from_dict(fields: Mapping[str, Any]) -> AnySpec:
   return _BASELINES.get(fields.get('family'), ModelSpec).from_dict(fields)
 
 
-def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any) -> hk.Module:
+def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any) -> Network:
   """Builds a model by name. Call it inside `hk.transform`, as any Haiku module.
 
   Args:
@@ -151,10 +169,9 @@ def _unknown(name: Any) -> str:
   if len(meant) > 1:
     choices = ' or '.join(f'{model!r} ({_origin(model)})' for model in meant)
     return f'Unknown model {name!r}: say {choices}; they are different functions.'
-  by_letters = {model.lower(): model for model in _MODELS}
   close = meant or [
-    by_letters[match]
-    for match in difflib.get_close_matches(name.lower(), by_letters, n=3, cutoff=0.5)
+    _BY_LETTERS[match]
+    for match in difflib.get_close_matches(name.lower(), _BY_LETTERS, n=3, cutoff=0.5)
   ]
   return (
     f'Unknown model {name!r}: did you mean {" or ".join(close or list_models()[:3])}? '

@@ -4,6 +4,7 @@ r"""Measures speed and memory of prediction, gradient and train step, alone or b
     nfnets benchmark F0 NF-RegNet-B1
     nfnets benchmark F0 --tasks predict,step --batches 1,8 --baseline published \
       --peer timm --out f0.json --chart f0.png
+    nfnets benchmark F0 --tasks predict --runtime onnx,openvino --peer timm
     nfnets benchmark --compare before.json after.json
 
 Models are names of nfnets.list_models(), or JSON files with the fields of a ModelSpec.
@@ -16,12 +17,14 @@ the others. Dropout and stochastic depth are on in training, at the same rates f
 Weights are random; skip gains are 1, as at 0, where they start, branches would be all zeros.
 
 Contestants:
-  ours             this library; for 'predict' folded into plain convolutions (nfnets.deploy.fold),
-                   but for networks with batch normalisation
+  ours             this library; for 'predict' folded into plain convolutions (nfnets.deploy.fold)
   unfolded         (--baseline unfolded) the same without folding, only for 'predict'
   published        (--baseline published) the convolutions as the published code writes them: groups
                    left to XLA (nfnets.execution.strategy('plain', space_to_depth='off')), nothing
                    folded
+  onnx, openvino   (--runtime onnx,openvino) the file of nfnets.deploy.export_onnx in ONNX Runtime,
+                   with its default options, and in OpenVINO, told to compute in float32 and to
+                   answer quickly; on the CPU, only for 'predict'
   timm             (--peer timm) timm's model of the same name on eager PyTorch, channels last;
   timm-contiguous  and in PyTorch's own layout. 'timm best' is the quicker one of each case. For
                    'predict': eval(), inference_mode(); for 'step' timm's own AGC, optimiser and
@@ -35,8 +38,10 @@ framework takes, and each process idles while another one works. A call begins a
 device. After compilation and warm-up they take turns: in each round each is timed once, every round
 beginning with another one, after one call that is not timed. Quick calls are repeated to 0.2 s and
 averaged. Figures are medians over the rounds; the spread is the interquartile range by the median.
-With --alone one contestant ends before the next begins, for what does not fit into memory together,
-and for a TPU, which one process holds at a time.
+On a machine that others use, --processor-time compares what the clock cannot: the processor time of
+one thread (of XLA's threads together), on a CPU only; waiting for others does not count. With
+--alone one contestant ends before the next begins, for what does not fit into memory together, and
+for a TPU, which one process holds at a time.
 
 Memory is the peak after the warm-up. On a GPU, of what the framework holds there (JAX cannot forget
 the peak of compilation, PyTorch can). On a CPU, the growth of the process's resident size since its
@@ -61,10 +66,11 @@ from types import ModuleType
 from typing import Any
 
 from nfnets import installation
-from scripts.benchmarking import compare, machine, measure, scaling, session, table
+from scripts.benchmarking import compare, machine, measure, scaling, serving, session, table
 from scripts.benchmarking.child import ChildError
 
 PEERS = ('timm', 'timm-compiled')
+RUNTIMES = ('onnx', 'openvino')
 BASELINES = ('published', 'unfolded')
 DTYPES = ('float32', 'bfloat16')
 # nfnets/host_memory.py says why; as variables it is the same for workers without this library.
@@ -85,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
       if arguments.keep_freed_memory:
         os.environ |= KEEP_FREED_MEMORY  # the workers inherit it
+      if arguments.processor_time:
+        os.environ |= {serving.CLOCK: 'processor', 'OMP_NUM_THREADS': '1'}
       if arguments.chart:
         _import_chart()  # rather now than at the end
       _report(arguments, session.run(arguments, sys.argv[1:] if argv is None else argv))
@@ -113,9 +121,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   limit = "stop a case's rounds after so long, if three are done"
   add('--seconds-limit', type=float, default=math.inf, metavar='S', help=limit)
   add('--baseline', type=_list_of(BASELINES), default=[], help=' or '.join(BASELINES))
+  add('--runtime', type=_list_of(RUNTIMES), default=[], help=' or '.join(RUNTIMES))
+  has = 'that has onnxruntime or openvino'
+  add('--runtime-python', default=sys.executable, metavar='PYTHON', help=has)
   add('--peer', type=_list_of(PEERS), default=[], help=' or '.join(PEERS))
   add('--peer-python', default=sys.executable, metavar='PYTHON', help='that has torch and timm')
   add('--alone', action='store_true', help='one contestant after the other, without turns')
+  only = 'processor time of one thread instead of the time of the clock'
+  add('--processor-time', action='store_true', help=only)
   keep = 'all processes keep freed memory, as nfnets.keep_freed_memory makes it (glibc)'
   add('--keep-freed-memory', action='store_true', help=keep)
   add('--out', type=_file, metavar='JSON', help='write all figures and timings here')

@@ -1,20 +1,28 @@
 """Writes a network for deployment: nfnets export WEIGHTS OUT [--format stablehlo]
 
 WEIGHTS is a name (F0), a file of this library or the folder of a run; OUT is a .safetensors file of
-the folded network, a StableHLO file, an ONNX file or a folder for a TensorFlow SavedModel.
+the folded network, a StableHLO file, an ONNX file, a .tflite file for LiteRT or a folder for a
+TensorFlow SavedModel.
 """
 
 import argparse
 import pathlib
 import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 from experiments.runtime import platforms
-from nfnets import deploy, installation, load_pretrained, weights
+from nfnets import deploy, installation, load_pretrained, weights, zoo
+from nfnets.deploy.folding import Params
+from nfnets.preprocessing import Preprocessing
+from nfnets.weights.atomic import replacing
 
 SUFFIXES = {
   '.safetensors': 'safetensors',
   '.stablehlo': 'stablehlo',
   '.onnx': 'onnx',
+  '.tflite': 'tflite',
   '': 'saved_model',
 }
 
@@ -28,13 +36,19 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('out', type=pathlib.Path)
   parser.add_argument(
     '--format',
-    choices=('safetensors', 'stablehlo', 'onnx', 'saved_model'),
+    choices=('safetensors', 'stablehlo', 'onnx', 'tflite', 'saved_model'),
     help="default: by OUT's suffix",
   )
   parser.add_argument('--size', type=int, help="side of the images; default: the model's test size")
-  parser.add_argument('--batch-size', type=int, help='default: any')
+  parser.add_argument('--batch-size', type=int, help='default: any; of LiteRT: 1')
   parser.add_argument('--no-fold', action='store_true', help='keep the standardised convolutions')
+  parser.add_argument('--int8', action='store_true', help='an ONNX file in eight bits')
+  parser.add_argument(
+    '--calibration', metavar='DIR', help='of --int8: a folder of typical pictures'
+  )
   arguments = parser.parse_args(argv)
+  if arguments.int8 != bool(arguments.calibration):
+    parser.error('--int8 and --calibration DIR, the pictures to quantise with, belong together')
   try:
     export(arguments)
   except (ValueError, OSError, ImportError) as error:
@@ -47,10 +61,13 @@ def main(argv: list[str] | None = None) -> int:
 def export(arguments: argparse.Namespace) -> None:
   """Loads, folds, writes, and says what it wrote."""
   kind = arguments.format or _kind_of(arguments.out)
+  if arguments.int8 and kind != 'onnx':
+    raise ValueError(f'--int8 writes ONNX files, not {kind}: give OUT the suffix .onnx.')
   _say(f'Reading {arguments.weights}.')
   loaded = load_pretrained(arguments.weights)
   params, spec, name = loaded
   preprocessing = loaded.preprocessing.replace(size=arguments.size)
+  said = {} if loaded.class_names is None else {'class_names': loaded.class_names}
   if not arguments.no_fold and not deploy.is_folded(spec):
     _say(f'Folding {name} into plain convolutions.')
     params, spec = deploy.fold(params, spec)
@@ -59,13 +76,18 @@ def export(arguments: argparse.Namespace) -> None:
   if kind == 'safetensors':
     names = loaded.class_names
     weights.save(arguments.out, params, spec=spec, class_names=names, preprocessing=preprocessing)
+  elif arguments.int8:
+    print(write_int8(arguments, params, spec, preprocessing, said))
   elif kind == 'onnx':
-    said = {} if loaded.class_names is None else {'class_names': loaded.class_names}
     deploy.export_onnx(
       arguments.out, params, spec, **options, preprocessing=preprocessing, metadata=said
     )
   else:
-    write = {'stablehlo': deploy.export_stablehlo, 'saved_model': write_saved_model}[kind]
+    write = {
+      'stablehlo': deploy.export_stablehlo,
+      'tflite': write_tflite,
+      'saved_model': write_saved_model,
+    }[kind]
     write(arguments.out, params, spec, **options)
   count = sum(x.size for entries in params.values() for x in entries.values())
   print(
@@ -88,6 +110,32 @@ def _kind_of(out: pathlib.Path) -> str:
       f'{", ".join(filter(None, SUFFIXES))}, no suffix for the folder of a SavedModel, or --format.'
     )
   return kind
+
+
+def write_int8(
+  arguments: argparse.Namespace,
+  params: Params,
+  spec: zoo.AnySpec,
+  preprocessing: Preprocessing,
+  said: Mapping[str, Any],
+) -> deploy.Quantization:
+  """Writes an ONNX file in eight bits, quantised with pictures prepared for the weights."""
+  options = {'batch_size': arguments.batch_size, 'preprocessing': preprocessing, 'metadata': said}
+  with tempfile.TemporaryDirectory() as folder:
+    source = pathlib.Path(folder) / 'float32.onnx'
+    deploy.export_onnx(source, params, spec, **options)
+    return deploy.quantize_onnx(source, arguments.out, arguments.calibration, prepare=preprocessing)
+
+
+def write_tflite(path, params, spec, *, size: int | None, batch_size: int | None) -> None:
+  """Writes images [N, H, W, 3] float32 -> logits as a file for LiteRT, by way of a SavedModel."""
+  with tempfile.TemporaryDirectory() as folder:
+    write_saved_model(folder, params, spec, size=size, batch_size=batch_size or 1)
+    import tensorflow as tf
+
+    content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+  with replacing(path) as temporary:
+    temporary.write_bytes(content)
 
 
 def write_saved_model(path, params, spec, *, size: int | None, batch_size: int | None) -> None:

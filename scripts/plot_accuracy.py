@@ -1,12 +1,9 @@
-"""Draws accuracy against training latency and against multiply-adds.
+"""Draws accuracy against the time of a training step and against multiply-adds.
 
 python scripts/plot_accuracy.py --out docs/figures
-python scripts/plot_accuracy.py --out docs/figures --steps steps.json
 
 Accuracies and step times are the published ones, from docs/figures/published.json, which names the
-source of each; multiply-adds are counted here, from the traced program (nfnets.flops). The file of
---steps adds step times of this library: {"F0": {"ms": 12.3, "kind": "measured" or "estimated",
-"hardware": "...", "command": "..."}, ...}; they are drawn at the model's published accuracy.
+source of each; multiply-adds are counted here, from the traced program (nfnets.flops).
 Writes accuracy_latency.png and accuracy_flops.png into the folder.
 """
 
@@ -26,7 +23,6 @@ from experiments.runtime import platforms
 from nfnets import flops
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'docs/figures/published.json'
-KINDS = ('measured', 'estimated')
 STYLES = {
   'NFNet': (plot_style.BLUE, 'o', '-'),
   'NFNet with SAM': (plot_style.BLUE, '*', ''),
@@ -36,25 +32,6 @@ STYLES = {
 }
 _ABOVE_LEFT, _BELOW_RIGHT = (-6, 6, 'right'), (7, -11, 'left')
 Points = Sequence[Mapping[str, Any]]
-
-
-def read_steps(path: pathlib.Path, points: Points) -> dict[str, dict[str, Any]]:
-  """Returns model -> step time of this library.
-
-  Raises:
-    ValueError: an entry lacks a field, is of another kind, or no accuracy is published for it.
-  """
-  steps = json.loads(path.read_text(encoding='utf-8'))
-  known = {point['model'] for point in points if 'model' in point}
-  for model, step in steps.items():
-    if model not in known:
-      raise ValueError(f'{path}: no accuracy of {model!r} is published; there are {sorted(known)}.')
-    missing = [field for field in ('ms', 'kind', 'hardware', 'command') if field not in step]
-    if missing:
-      raise ValueError(f'{path}: {model} lacks {" and ".join(missing)}.')
-    if step['kind'] not in KINDS:
-      raise ValueError(f'{path}: the kind of {model} is {step["kind"]!r}, not one of {KINDS}.')
-  return steps
 
 
 @platforms.explained()
@@ -67,43 +44,14 @@ def count(points: Points) -> dict[str, float]:
   }
 
 
-def draw_latency(points: Points, steps: Mapping[str, Mapping[str, Any]]) -> Figure:
-  """Draws top-1 over the published step times, and over this library's if there are any."""
-  panels = [
-    ('published: TPUv3, bfloat16, 32 cores, 32 images a core', 'tpuv3_ms'),
-    ('published: V100, float16, 32 images', 'v100_ms'),
-  ]
-  figure = Figure(figsize=(5.6 * (3 if steps else 2), 4.8), dpi=110, layout='constrained')
-  grid = figure.subplots(1, 3 if steps else 2, sharey=True)
-  for axes, (title, field) in zip(grid, panels, strict=False):
-    _scatter(axes, [(p, p[field]) for p in points if field in p])
-    _dress(axes, title, 'training step, ms')
-  if steps:
-    by_model = {point.get('model'): point for point in points}
-    for kind, fill in (('measured', plot_style.BLUE), ('estimated', 'white')):
-      found = [(by_model[m], step['ms']) for m, step in steps.items() if step['kind'] == kind]
-      if not found:
-        continue
-      grid[2].plot(
-        [ms for _, ms in found],
-        [point['top1'] for point, _ in found],
-        'o' if kind == 'measured' else 'h',
-        markerfacecolor=fill,
-        markeredgecolor=plot_style.BLUE,
-        markersize=8,
-        linestyle='',
-        label=kind,
-      )
-      for point, ms in found:
-        _name(grid[2], point['name'], ms, point['top1'], _ABOVE_LEFT)
-    hardware = ' / '.join(dict.fromkeys(step['hardware'] for step in steps.values()))
-    _dress(grid[2], f'this library: {hardware}', 'training step, ms')
-    low, high = grid[2].get_xlim()
-    grid[2].set_xlim(min(low, (low * high) ** 0.5 / 4), max(high, (low * high) ** 0.5 * 4))
-    grid[2].legend(frameon=False, loc='lower right')
-  grid[0].set_ylabel('published ImageNet top-1 accuracy, %')
-  handles, labels = grid[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc='outside upper center', ncols=len(labels), frameon=False)
+def draw_latency(points: Points) -> Figure:
+  """Draws top-1 over the published step times on TPUv3."""
+  figure = Figure(figsize=(7.4, 4.9), dpi=110, layout='constrained')
+  axes = figure.subplots()
+  _scatter(axes, [(p, p['tpuv3_ms']) for p in points if 'tpuv3_ms' in p])
+  _dress(axes, '', 'time of a training step on TPUv3, 32 images a core in bfloat16, ms')
+  axes.set_ylabel('ImageNet top-1 accuracy, %')
+  axes.legend(frameon=False, loc='lower right')
   return figure
 
 
@@ -162,14 +110,12 @@ def main(argv: list[str] | None = None) -> int:
   )
   parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('.'), metavar='DIR')
   parser.add_argument('--published', type=pathlib.Path, default=PUBLISHED, metavar='FILE')
-  parser.add_argument('--steps', type=pathlib.Path, metavar='FILE', help='step times from here')
   options = parser.parse_args(argv)
   try:
     points = json.loads(options.published.read_text(encoding='utf-8'))['points']
-    steps = read_steps(options.steps, points) if options.steps else {}
     options.out.mkdir(parents=True, exist_ok=True)
     billions = count(points)
-    draw_latency(points, steps).savefig(options.out / 'accuracy_latency.png')
+    draw_latency(points).savefig(options.out / 'accuracy_latency.png')
     draw_flops(points, billions).savefig(options.out / 'accuracy_flops.png')
   except (ValueError, OSError) as error:
     print(f'Error: {error}', file=sys.stderr)

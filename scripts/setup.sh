@@ -27,11 +27,11 @@ find_python() {
 
 venv=.venv
 if [ -n "${NFNETS_PYTHON:-}" ]; then
-  python="$(find_python)"
+  python="$(find_python)" || exit 1
   venv=".venv-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 fi
 if [ ! -x "$venv/bin/python" ]; then
-  python="$(find_python)"
+  python="$(find_python)" || exit 1
   echo "Making $venv with $("$python" --version)." >&2
   "$python" -m venv "$venv" || {
     rm -rf "$venv"

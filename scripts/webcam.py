@@ -182,8 +182,8 @@ def _check_windows() -> None:
   """Raises ImportError or OSError if no window can be opened."""
   if re.search(r'GUI:\s+NONE', cv2.getBuildInformation()):
     raise ImportError(
-      'this OpenCV cannot open windows: write to a file with --out labelled.mp4, or install '
-      'opencv-python in place of opencv-python-headless.'
+      'this OpenCV cannot open windows: label a camera in the browser with nfnets demo, or write '
+      'to a file with --out labelled.mp4.'
     )
   displays = ('DISPLAY', 'WAYLAND_DISPLAY')
   if sys.platform.startswith('linux') and not any(map(os.environ.get, displays)):

@@ -1,5 +1,6 @@
 """The packages as a user gets them: an sdist, its wheel, installed where nothing else is."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -10,6 +11,8 @@ import tomllib
 import venv
 import zipfile
 
+import numpy as np
+import PIL.Image
 import pytest
 
 import nfnets
@@ -43,8 +46,16 @@ print(nfnets.__version__, network.apply(params, images).shape)
 """
 
 
-def _run(*command, cwd):
-  done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+# Short, and with processes that read the pictures.
+_TRAIN = ('--config=digits', '--config.num_epochs=0.2', '--config.data.num_workers=1')
+
+
+def _run(*command, cwd, **variables):
+  environment = {key: value for key, value in os.environ.items() if key != 'VIRTUAL_ENV'}
+  environment |= {'PIP_CONSTRAINT': str(ROOT / 'requirements.txt'), **variables}
+  done = subprocess.run(
+    command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+  )
   assert done.returncode == 0, f'{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}'
   return done.stdout
 
@@ -89,9 +100,15 @@ def test_packages_hold_the_library_and_nothing_else(packages):
   names = zipfile.ZipFile(wheel).namelist()
   assert 'nfnets/imagenet_classes.txt' in names
   tops = {name.partition('/')[0] for name in names if '.dist-info' not in name}
-  assert tops == {'nfnets', 'experiments', 'configs'}
-  modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'nfnets').rglob('*.py')}
-  assert modules <= set(names)
+  assert tops == {'nfnets', 'nfnets_programs'}
+  for package, place in (
+    ('nfnets', ''),
+    ('experiments', 'nfnets_programs/'),
+    ('configs', 'nfnets_programs/'),
+    ('scripts', 'nfnets_programs/'),
+  ):
+    modules = {f'{place}{path.relative_to(ROOT)}' for path in (ROOT / package).rglob('*.py')}
+    assert modules <= set(names)
   page = ('icon.svg', 'page.css', 'page.html', 'page.js')
   assert {f'nfnets/demo/{name}' for name in page} <= set(names)
   assert any(name.endswith('licenses/LICENSE') for name in names)
@@ -100,12 +117,63 @@ def test_packages_hold_the_library_and_nothing_else(packages):
   assert {'setup.py', 'pyproject.toml', 'README.md', 'LICENSE'} <= inside
 
 
-@pytest.mark.slow
-def test_the_wheel_works_in_an_empty_environment(packages, tmp_path):
+@pytest.fixture(scope='module')
+def user(packages, tmp_path_factory):
+  """(python, folder) of a user: the wheel alone is installed, and folders have names of ours."""
   _, wheel = packages
-  python = _make_environment(tmp_path / 'user')
-  pip = (python, '-m', 'pip', '--disable-pip-version-check')
-  _run(*pip, 'install', '--constraint', ROOT / 'requirements.txt', wheel, cwd=tmp_path)
-  printed = _run(python, '-I', '-c', _PROGRAM, cwd=tmp_path)
+  place = tmp_path_factory.mktemp('user')
+  python = _make_environment(place / 'environment')
+  folder = place / 'folder'
+  for name in ('configs', 'experiments', 'scripts'):
+    (folder / name).mkdir(parents=True)
+    (folder / name / '__init__.py').write_text('raise RuntimeError("of the user")')
+  _run(python, '-m', 'pip', '--disable-pip-version-check', 'install', wheel, cwd=place)
+  return python, folder
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_environment(user):
+  python, folder = user
+  printed = _run(python, '-I', '-c', _PROGRAM, cwd=folder)
   assert printed.split() == [nfnets.__version__, '(1,', '5)']
   assert sys.prefix not in printed
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_predicts_beside_folders_with_names_of_ours(user):
+  python, folder = user
+  command = python.with_name('nfnets')
+  for name in ('predict', 'export', 'convert', 'webcam'):  # these need no extra
+    assert f'usage: nfnets {name} ' in _run(command, name, '--help', cwd=folder)
+  missing = subprocess.run([command, 'train'], cwd=folder, capture_output=True, text=True)
+  assert missing.returncode == 1
+  (sentence,) = missing.stderr.splitlines()
+  _run('sh', '-c', sentence.partition(': ')[2].partition(': ')[2], cwd=folder)  # as it says
+  here = {'PYTHONPATH': '.', 'JAX_PLATFORMS': 'cpu'}
+  printed = _run(command, 'train', *_TRAIN, '--workdir=run', cwd=folder, **here)
+  assert 'Done: test top-1' in printed
+  PIL.Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / 'black.png')
+  weights_file = ('--weights', 'run/ema_weights.safetensors')
+  printed = _run(command, 'predict', 'black.png', *weights_file, '--top=1', cwd=folder, **here)
+  assert re.fullmatch(r'black\.png\n +[\d.]+%  \d \(\d\)\n', printed)
+  printed = _run(command, 'plan-pod', '--help', cwd=folder, **here)
+  assert 'nfnets plan-pod' in printed
+  failed = subprocess.run([python, '-c', 'import experiments'], cwd=folder, capture_output=True)
+  assert b'of the user' in failed.stderr
+
+
+@pytest.mark.slow
+def test_a_type_checker_finds_no_fault_in_the_code_of_the_pages(user, tmp_path):
+  python, _ = user
+  _run(python, '-m', 'pip', '--disable-pip-version-check', 'install', 'mypy', 'optax', cwd=tmp_path)
+  pages = [ROOT / 'README.md', *(ROOT / 'docs').rglob('*.md')]
+  for number, page in enumerate(pages):
+    if blocks := re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL):
+      (tmp_path / f'{page.stem}_{number}.py').write_text('\n'.join(blocks))
+  assert len(list(tmp_path.glob('*.py'))) > 5
+  # Optax says nothing of its types.
+  mypy = (python, '-m', 'mypy', '--check-untyped-defs', '--disable-error-code=import-untyped')
+  assert 'Success: no issues found' in _run(*mypy, '.', cwd=tmp_path)
+  (tmp_path / 'wrong.py').write_text('import nfnets\n\nnfnets.NFNets\n')
+  seen = subprocess.run([*mypy, 'wrong.py'], cwd=tmp_path, capture_output=True, text=True)
+  assert 'Module has no attribute "NFNets"' in seen.stdout

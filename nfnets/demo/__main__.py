@@ -1,7 +1,7 @@
 """Opens a page in the browser to try networks on.
 
-    python -m nfnets.demo --weights F0
-    python -m nfnets.demo --weights runs/digits/ema_weights.safetensors F0 --examples photos/
+    nfnets demo --weights F0
+    nfnets demo --weights runs/digits/ema_weights.safetensors F0 --examples photos/
 
 Pictures are dropped, pasted, chosen or taken with a camera. Only this machine can reach the page
 unless --host says otherwise; nothing leaves the machine, and no picture is kept.
@@ -65,7 +65,7 @@ def _serve(args: argparse.Namespace, offered: models.Models) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
   description, _, details = __doc__.partition('\n')
   parser = argparse.ArgumentParser(
-    prog='python -m nfnets.demo',
+    prog='nfnets demo',
     description=description,
     epilog=details,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,7 +3,13 @@
 from nfnets.weights.deepmind import load_deepmind
 from nfnets.weights.fitting import count_classes, fit, rename_root
 from nfnets.weights.formats import is_safetensors
-from nfnets.weights.hub import RUN_FILE, Pretrained, find_in_run, load_pretrained
+from nfnets.weights.hub import (
+  RUN_FILE,
+  Pretrained,
+  find_in_run,
+  list_models,
+  load_pretrained,
+)
 from nfnets.weights.published import preprocessing_of
 from nfnets.weights.timm import from_timm, to_timm
 from nfnets.weights.tree import load, merge, read_metadata, save
@@ -16,6 +22,7 @@ __all__ = [
   'fit',
   'from_timm',
   'is_safetensors',
+  'list_models',
   'load',
   'load_deepmind',
   'load_pretrained',

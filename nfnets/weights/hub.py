@@ -60,6 +60,17 @@ class Pretrained:
     return f'Pretrained({self.name!r}, {count:,} numbers, {self.preprocessing})'
 
 
+def list_models(pattern: str = '*', *, pretrained: bool = False) -> list[str]:
+  """Returns the names of models: `list_models('*resnet*')`, `list_models(pretrained=True)`.
+
+  Args:
+    pattern: a shell-style pattern, in capitals or not.
+    pretrained: only those whose published weights `load_pretrained` knows.
+  """
+  names = zoo.list_models(pattern)
+  return [name for name in names if name in DEEPMIND or name in TIMM] if pretrained else names
+
+
 def load_pretrained(
   name: str | os.PathLike,
   num_classes: int | None = None,
@@ -70,9 +81,10 @@ def load_pretrained(
   """Loads published weights by name, or a local file. See `Pretrained` for what comes back.
 
   Args:
-    name: 'F0'..'F6' (DeepMind's release), a timm name in `TIMM` (e.g. 'eca_nfnet_l0'), the path of
-      a file: one that `save` wrote with the model's spec, or one of DeepMind's release; or the
-      folder of a training run, which stands for the averaged weights that it left there.
+    name: one of `list_models(pretrained=True)`, in capitals or not: 'F0'..'F6' (DeepMind's
+      release) or timm's, such as 'eca_nfnet_l0'; or the path of a file: one that `save` wrote with
+      the model's spec, or one of DeepMind's release; or the folder of a training run, which stands
+      for the averaged weights that it left there.
     num_classes: another number K of classes than the weights have makes a new classifier,
       w [C, K] ~ N(0, 0.01^2) and b [K] = 0, and changes nothing else; it is logged. None or the
       weights' own number keeps theirs. Weights without a classifier are loaded without, too.
@@ -88,6 +100,8 @@ def load_pretrained(
   """
   if num_classes is not None and num_classes < 1:
     raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
+  if not Path(name).is_file():
+    name = zoo.find_name(name) or name
   if name in DEEPMIND:
     params = load_deepmind(fetch(DEEPMIND[name], cache_dir), name)
     loaded = Pretrained(params, zoo.get_spec(name), name, preprocessing_of(name))

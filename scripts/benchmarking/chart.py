@@ -17,6 +17,8 @@ _STYLES = {
   'ours': (plot_style.BLUE, 'o', ''),
   'unfolded': (plot_style.SKY_BLUE, 'v', ''),
   'published': (plot_style.ORANGE, 's', '///'),
+  'onnx': (plot_style.BLACK, '<', ''),
+  'openvino': ('0.6', '>', ''),
   'timm': (plot_style.VERMILION, '^', ''),
   'timm-contiguous': (plot_style.PURPLE, 'D', '...'),
   'timm-compiled': (plot_style.GREEN, 'P', 'xxx'),
@@ -27,6 +29,8 @@ _LABELS = {
   'timm-compiled': 'timm (compiled)',
   'unfolded': 'ours, not folded',
   'published': 'as published',
+  'onnx': 'ours in ONNX Runtime',
+  'openvino': 'ours in OpenVINO',
 }
 
 

@@ -65,8 +65,11 @@ def sentence(results: Mapping[str, Any]) -> str:
   if machine.get('platform of jax') not in (None, 'cpu'):
     where = f'{machine["device of jax"]}, one device'
   which = ', '.join(
-    f'{name} {versions[name]}' for name in ('jax', 'torch', 'timm') if name in versions
+    f'{name} {versions[name]}'
+    for name in ('jax', 'onnxruntime', 'openvino', 'torch', 'timm')
+    if name in versions
   )
+  clock = ', processor time' if results['settings'].get('processor_time') else ''
   threads = machine.get('threads of torch')
   ceilings = ', '.join(
     f'{one["flops_per_second"] / 1e9:.0f} GFLOP/s ({name})'
@@ -74,6 +77,6 @@ def sentence(results: Mapping[str, Any]) -> str:
   )
   return (
     f'{where}; {which}' + (f' ({threads} threads)' if threads else '')
-    + f'; {results["settings"]["dtype"]}, {results["settings"]["rounds"]} rounds; matrix products '
-    f'reach {ceilings}.'
+    + f'; {results["settings"]["dtype"]}, {results["settings"]["rounds"]} rounds{clock}; '
+    f'matrix products reach {ceilings}.'
   )  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from scripts.benchmarking.child import Child, ChildError
+from scripts.benchmarking.runtime_worker import PACKAGES
 
 # All contestants stay in a GPU's memory together, so none may take most of it.
 SHARES_GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
@@ -51,6 +52,7 @@ class Options:
   rounds: int = 9
   seconds_limit: float = math.inf  # of a case's rounds; at least three are made
   peer_python: str = sys.executable
+  runtime_python: str = sys.executable
   alone: bool = False  # one contestant after the other, for what does not fit into memory together
 
 
@@ -73,9 +75,13 @@ def timm_name(name: str) -> str:
   return name
 
 
-def contestants_of(case: Case, baselines: Sequence[str], peers: Sequence[str]) -> list[str]:
+def contestants_of(
+  case: Case, baselines: Sequence[str], peers: Sequence[str], runtimes: Sequence[str] = ()
+) -> list[str]:
   """Returns who takes part, ours first."""
-  chosen = ['ours', *(b for b in baselines if b != 'unfolded' or case.task == 'predict')]
+  predicts = case.task == 'predict'
+  chosen = ['ours', *(b for b in baselines if b != 'unfolded' or predicts)]
+  chosen += runtimes if predicts else []
   if 'timm' in peers:
     chosen += ['timm', 'timm-contiguous']
   return chosen + [peer for peer in peers if peer != 'timm']
@@ -135,6 +141,9 @@ class Contestant:
       told = {'timm_name': timm_name(case.name), 'rates': rates}
     elif 'failed' in info['files']:
       raise ChildError(info['files']['failed'])
+    elif name in PACKAGES:
+      self._child = Child('scripts.benchmarking.runtime_worker', self._options.runtime_python)
+      told = {'files': info['files']}
     else:
       self._child = Child('scripts.benchmarking.jax_worker', **SHARES_GPU)
       told = {'model': case.model, 'files': info['files']}

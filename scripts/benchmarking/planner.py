@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from nfnets import baselines, deploy, execution, flops, weights, zoo
-from nfnets.spec import ModelSpec
 from scripts.benchmarking import jax_tasks, serving
 
 
@@ -45,7 +44,7 @@ class Planner:
       return {'flops': 2 * flops.count_multiply_adds(program, *arguments)}
 
   def make_weights(self, model: Mapping[str, Any], folder: str) -> dict[str, str]:
-    """Writes a network with random weights, and folded if its family can be.
+    """Writes a network with random weights, as it is and folded.
 
     Skip gains are 1: at 0, where they start, all values of the branches would be 0.
 
@@ -64,12 +63,22 @@ class Planner:
       if 'skip_gain' in leaves:
         leaves['skip_gain'] = jnp.ones_like(leaves['skip_gain'])
     place = pathlib.Path(folder)
-    weights.save(place / 'weights', baselines.join_state(params, state), spec=spec.to_dict())
-    if not isinstance(spec, ModelSpec):
-      return {'weights': str(place / 'weights'), 'folded_weights': str(place / 'weights')}
-    folded, folded_spec = deploy.fold(params, spec)
+    tree = baselines.join_state(params, state)
+    weights.save(place / 'weights', tree, spec=spec.to_dict())
+    folded, folded_spec = deploy.fold(tree, spec)
     weights.save(place / 'folded', folded, spec=folded_spec.to_dict())
     return {'weights': str(place / 'weights'), 'folded_weights': str(place / 'folded')}
+
+  def make_onnx(self, files: Mapping[str, str], size: int) -> dict[str, str]:
+    """Writes the folded network of `make_weights` for images of so many pixels.
+
+    Returns:
+      'onnx', the file.
+    """
+    folded, metadata = weights.load(files['folded_weights'])
+    path = pathlib.Path(files['folded_weights']).with_name('network.onnx')
+    deploy.export_onnx(path, folded, zoo.spec_from_dict(metadata['spec']), size=size)
+    return {'onnx': str(path)}
 
 
 if __name__ == '__main__':

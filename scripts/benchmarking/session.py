@@ -13,6 +13,7 @@ from typing import Any
 from scripts.benchmarking import machine, measure
 from scripts.benchmarking.child import Child, ChildError
 from scripts.benchmarking.progress import Progress
+from scripts.benchmarking.runtime_worker import PACKAGES
 
 
 def run(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     'versions': {},
     'settings': {
       name: getattr(arguments, name)
-      for name in ('rounds', 'seconds_limit', 'dtype', 'alone')
+      for name in ('rounds', 'seconds_limit', 'dtype', 'alone', 'processor_time')
       if getattr(arguments, name) != math.inf
     },
     'ceiling': {},
@@ -109,9 +110,16 @@ def _look_around(
   arguments: argparse.Namespace, results: dict[str, Any], progress: Progress
 ) -> None:
   """Starts each framework once, for its versions, its device and its ceiling."""
+  for name in arguments.runtime:  # first, as they may be missing
+    with Child('scripts.benchmarking.runtime_worker', arguments.runtime_python) as worker:
+      try:
+        versions = worker.ask('about', contestant=name)['versions']
+      except ChildError as error:
+        raise ChildError(_why_no_runtime(name, arguments.runtime_python, error)) from error
+      results['versions'] |= {f'python of {name}': versions.pop('python'), **versions}
   with contextlib.ExitStack() as stack:
     workers = {}
-    if arguments.peer:  # first, as it may be missing
+    if arguments.peer:  # as well
       worker = Child('scripts.benchmarking.timm_worker', arguments.peer_python)
       workers['torch'] = stack.enter_context(worker)
     workers['jax'] = stack.enter_context(
@@ -142,6 +150,14 @@ def _why_not(framework: str, python: str, error: ChildError) -> str:
   )
 
 
+def _why_no_runtime(name: str, python: str, error: ChildError) -> str:
+  package = PACKAGES[name]
+  return (
+    f'--runtime {name} needs {package} in {python}: {error}. Install it (pip install {package}), '
+    'or name another interpreter with --runtime-python.'
+  )
+
+
 def _measure(
   case: measure.Case,
   arguments: argparse.Namespace,
@@ -158,9 +174,15 @@ def _measure(
   except ChildError:  # the contestants will say what is wrong
     flops = None
   options = measure.Options(
-    arguments.rounds, arguments.seconds_limit, arguments.peer_python, arguments.alone
+    arguments.rounds,
+    arguments.seconds_limit,
+    arguments.peer_python,
+    arguments.runtime_python,
+    arguments.alone,
   )
-  names = measure.contestants_of(case, arguments.baseline, arguments.peer)
+  names = measure.contestants_of(case, arguments.baseline, arguments.peer, arguments.runtime)
+  if arguments.runtime and case.task == 'predict' and 'failed' not in files:
+    files = files | planner.ask('make_onnx', files=files, size=case.size)
   info = {**results['models'][case.name], 'files': files}
   rows = measure.run_case(case, names, info, options, progress.say)
   ceiling = max(one['flops_per_second'] for one in results['ceiling'].values())

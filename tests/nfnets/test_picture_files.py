@@ -1,6 +1,9 @@
 """Which files count as pictures, and what is said of the others."""
 
+import http.server
+import io
 import os
+import threading
 
 import pytest
 
@@ -98,3 +101,55 @@ def test_read_gives_the_bytes_of_files_alone(tmp_path, monkeypatch):
 )
 def test_names_are_printable(name, text):
   assert picture_files.printable(os.fsdecode(name)) == text
+
+
+@pytest.fixture(scope='module')
+def server():
+  """The address of a server of a picture, a large file, a redirection to a file, and errors."""
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      if self.path == '/away.jpg':
+        self.send_response(302)
+        self.send_header('Location', 'file:///etc/passwd')
+        self.end_headers()
+        return
+      self.send_response(200 if self.path in ('/cat.jpg', '/large.jpg') else 404)
+      self.end_headers()
+      self.wfile.write(b'picture' * (1 if self.path == '/cat.jpg' else 1000))
+
+    def log_message(self, *_):
+      pass
+
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as running:
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{running.server_port}'
+    running.shutdown()
+
+
+def test_an_address_is_downloaded_within_bounds(server, monkeypatch):
+  assert picture_files.download(f'{server}/cat.jpg') == b'picture'
+  with pytest.raises(OSError, match=r'none.jpg cannot be downloaded: the server answered 404\.'):
+    picture_files.download(f'{server}/none.jpg')
+  monkeypatch.setattr(picture_files, 'MAX_DOWNLOAD', 1000)
+  with pytest.raises(OSError, match='more than 1,000 bytes: download it, and give the file'):
+    picture_files.download(f'{server}/large.jpg')
+
+
+def test_an_address_leads_to_no_file_of_this_machine(server):
+  with pytest.raises(OSError, match='away.jpg cannot be downloaded: the server answered 302'):
+    picture_files.download(f'{server}/away.jpg')
+
+
+def test_a_server_that_is_not_there_is_one_sentence(server):
+  with pytest.raises(OSError, match='cannot be downloaded: .*refused'):
+    picture_files.download('http://127.0.0.1:1/cat.jpg')
+  with pytest.raises(OSError, match='cannot be downloaded'):
+    picture_files.download('http://')
+
+
+def test_open_files_are_read_within_bounds(monkeypatch):
+  assert picture_files.read_open(io.BytesIO(b'abc')) == b'abc'
+  monkeypatch.setattr(picture_files, 'MAX_BYTES', 2)
+  with pytest.raises(OSError, match='more than 2 bytes'):
+    picture_files.read_open(io.BytesIO(b'abc'))

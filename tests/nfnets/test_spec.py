@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import re
 
@@ -21,7 +22,7 @@ def test_a_spec_survives_json():
 
 @pytest.mark.parametrize('record', [ModelSpec, Conventions])
 def test_every_field_is_described_in_order(record):
-  described = re.findall(r'^    (\w+): ', record.__doc__, re.MULTILINE)
+  described = re.findall(r'^  (\w+): ', inspect.getdoc(record), re.MULTILINE)
   assert described == [field.name for field in dataclasses.fields(record)]
 
 

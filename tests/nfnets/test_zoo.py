@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import pytest
 
 import nfnets
+from nfnets import zoo
 
 
 def test_list_models_by_pattern():
   assert nfnets.list_models('F?') == [f'F{n}' for n in range(8)]
-  assert nfnets.list_models('F?+') == [f'F{n}+' for n in range(8)]
+  assert nfnets.list_models('f?+') == [f'F{n}+' for n in range(8)]
 
 
 def test_create_model_passes_overrides_on():
@@ -39,3 +40,8 @@ def test_what_is_no_name_of_a_model(tmp_path):
     nfnets.create_model({'width': (32,), 'depth': (1,)})
   with pytest.raises(ValueError, match='by its name or a spec, got NoneType'):
     nfnets.zoo.get_spec(None)
+
+
+def test_names_are_found_in_capitals_or_not():
+  for name in nfnets.list_models():
+    assert zoo.get_spec(name.lower()) is zoo.get_spec(name.upper()) is zoo.get_spec(name)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import nfnets
 from nfnets import baselines, deploy, weights, zoo
@@ -73,6 +74,47 @@ def test_class_names_and_preparation_stay_with_the_weights(export, resnet_file, 
   assert 'parameters as onnx in' in out
   kept = {entry.key: entry.value for entry in onnx.load(tmp_path / 'net.onnx').metadata_props}
   assert kept.items() >= said.items()
+
+
+def test_eight_bits(export, resnet_file, tmp_path):
+  onnxruntime = pytest.importorskip('onnxruntime')
+  params, metadata = weights.load(resnet_file)
+  preprocessing = Preprocessing(20, 'resize')
+  said = {'class_names': '["a", "b", "c"]', 'preprocessing': preprocessing.to_json()}
+  weights.save(tmp_path / 'run.safetensors', params, spec=metadata['spec'], metadata=said)
+  (tmp_path / 'pictures').mkdir()
+  for i in range(3):
+    pixels = np.random.default_rng(i).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'pictures' / f'{i}.png')
+  options = '--int8', '--calibration', tmp_path / 'pictures'
+  code, out, err = export(tmp_path / 'run.safetensors', tmp_path / 'net.onnx', *options)
+  assert (code, err) == (0, '')
+  assert '100.0% of 3 pictures get the same class as in float32' in out
+  session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'))
+  assert session.get_inputs()[0].shape == ['N', 20, 20, 3]
+  assert session.get_modelmeta().custom_metadata_map.items() >= said.items()
+  code, _, err = export(tmp_path / 'run.safetensors', tmp_path / 'net.stablehlo', *options)
+  assert code == 1
+  assert '--int8 writes ONNX files, not stablehlo' in err
+  with pytest.raises(SystemExit):
+    export(tmp_path / 'run.safetensors', tmp_path / 'net.onnx', '--int8')
+
+
+@pytest.mark.slow
+def test_a_file_for_litert(export, resnet_file, tmp_path):
+  tf = pytest.importorskip('tensorflow')
+  code, out, err = export(resnet_file, tmp_path / 'net.tflite')
+  assert code == 0, err
+  assert 'parameters as tflite in' in out
+  images = np.random.default_rng(0).normal(size=(1, 24, 24, 3)).astype(np.float32)
+  params, spec, _ = nfnets.load_pretrained(resnet_file)
+  want = deploy.predictor(params, spec)(images)
+  interpreter = tf.lite.Interpreter(str(tmp_path / 'net.tflite'))
+  interpreter.allocate_tensors()
+  interpreter.set_tensor(interpreter.get_input_details()[0]['index'], images)
+  interpreter.invoke()
+  got = interpreter.get_tensor(interpreter.get_output_details()[0]['index'])
+  np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_an_unknown_suffix_is_refused(export, resnet_file, tmp_path):

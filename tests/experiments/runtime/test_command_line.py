@@ -11,6 +11,7 @@ from ml_collections import config_flags
 
 from configs import base
 from experiments.runtime import command_line
+from nfnets import host_memory, installation
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -74,6 +75,56 @@ def test_hardware_that_is_not_there(tmp_path, platform):
   assert 'set JAX_PLATFORMS=' in done.stderr
   assert 'Traceback' not in done.stderr
   assert not list(tmp_path.iterdir())
+
+
+_LOOK = """
+import logging
+from jax._src import hardware_utils
+hardware_utils.has_visible_nvidia_gpu = lambda: {gpu}
+hardware_utils.num_available_tpu_chips_and_device_id = lambda: ({tpus}, None)
+import jax
+from experiments.runtime import platforms
+logging.getLogger('jax').setLevel(logging.ERROR)
+with platforms.explained():
+  assert jax.default_backend() == 'cpu'
+"""
+
+
+@pytest.mark.skipif(host_memory.accelerator_is_installed(), reason='JAX would use the accelerator')
+@pytest.mark.parametrize(
+  ('gpu', 'tpus', 'platforms', 'line'),
+  [
+    (True, 0, '', "has an NVIDIA GPU as well. To use it: {pip} install -e '.[gpu]'\n"),
+    (False, 4, '', "has a TPU as well. To use it: {pip} install -e '.[tpu]'\n"),
+    (True, 0, 'cpu', ''),  # as it was asked for
+    (False, 0, '', ''),
+  ],
+)
+def test_an_accelerator_that_is_left_unused(gpu, tpus, platforms, line):
+  done = run(['-c', _LOOK.format(gpu=gpu, tpus=tpus)], platforms=platforms)
+  start = 'JAX runs on the CPU of this machine, which '
+  pip = installation.command('gpu').partition(' ')[0]
+  assert done.stderr == (f'{start}{line.format(pip=pip)}' if line else '')
+
+
+@pytest.mark.parametrize('flag', ['--help', '-h', '--helpfull', '--helpshort'])
+def test_help_is_no_error(flag):
+  done = run(['scripts/show_batch.py'], flag)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert '--config' in done.stdout
+  if flag in ('--help', '-h'):
+    assert done.stdout.startswith('Draws a training batch as the network sees it')
+    assert "(default: 'digits')" in done.stdout
+    assert '--[no]debug' in done.stdout
+    assert done.stdout.count('configs/base.py') == 1
+
+
+@pytest.mark.parametrize('words', [['--config=digit'], ['--config', 'digit'], ['-config=digit']])
+def test_a_recipe_that_is_not_there(words):
+  done = run(['scripts/show_batch.py'], *words)
+  assert done.returncode == 2
+  assert done.stderr.startswith('Error: there is no config file digit: those that come with')
+  assert done.stderr.endswith('Did you mean --config=digits?\n')
 
 
 SPEC = "--config.model.spec={'width': (16,), 'depth': (1,), 'stride': (1,), 'train_size': 16}"

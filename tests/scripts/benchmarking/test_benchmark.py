@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from scripts.benchmarking import jax_worker, measure, planner, serving, session
+from scripts.benchmarking import jax_worker, measure, planner, runtime_worker, serving, session
 
 SCRIPTS = pathlib.Path(__file__).parents[3] / 'scripts'
 
@@ -53,12 +53,22 @@ def test_a_missing_peer_is_a_sentence(benchmark, spec, capsys, tmp_path):
   assert "No module named 't" in error
 
 
+@pytest.mark.skipif(bool(importlib.util.find_spec('openvino')), reason='it is installed')
+def test_a_missing_runtime_is_a_sentence(benchmark, spec, capsys, tmp_path):
+  (tmp_path / 'small.json').write_text(json.dumps(spec))
+  assert benchmark.main([str(tmp_path / 'small.json'), '--runtime', 'onnx,openvino']) == 1
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error.startswith('Error: --runtime openvino needs openvino in')
+  assert "No module named 'openvino'. Install it (pip install openvino), or name" in error
+
+
 class InProcess:
   """A worker without a process of its own, which takes seconds to start."""
 
   MAKERS: ClassVar = {
     'scripts.benchmarking.planner': planner.Planner,
     'scripts.benchmarking.jax_worker': jax_worker.JaxWorker,
+    'scripts.benchmarking.runtime_worker': runtime_worker.RuntimeWorker,
   }
 
   def __init__(self, module, python=None, **environment):

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from scripts.benchmarking import child, measure, table
+from scripts.benchmarking import child, measure, serving, table
 
 WORKER = """
 import os, signal, sys, time
@@ -52,6 +52,16 @@ def test_a_worker_warms_up_and_times_each_call(worker):
   assert len(seconds) == 4
   assert min(seconds) >= 0.01
   assert worker.ask('count')['calls'] == warm + 6
+
+
+def test_processor_time_leaves_waiting_out(tmp_path, monkeypatch):
+  (tmp_path / 'small_worker.py').write_text(WORKER.replace('sleep(0.01)', 'sleep(0.5)'))
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+  monkeypatch.setenv(serving.CLOCK, 'processor')
+  with child.Child('small_worker') as started:
+    started.ask('prepare')
+    seconds = started.ask('time', calls=1)['seconds']
+  assert max(seconds) < 0.4  # the call sleeps for longer
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere a peak cannot be forgotten')
@@ -159,6 +169,14 @@ def test_alone_each_ends_before_the_next_begins(run_fakes):
 def test_the_limit_of_seconds_leaves_three_rounds(run_fakes):
   rows, _ = run_fakes(['ours'], rounds=9, seconds_limit=0)
   assert len(rows[0]['seconds']) == 3
+
+
+def test_runtimes_only_predict():
+  predict, step = (measure.Case('F0', {}, task, 1, 64) for task in ('predict', 'step'))
+  assert measure.contestants_of(predict, [], ['timm-compiled'], ['onnx', 'openvino']) == [
+    'ours', 'onnx', 'openvino', 'timm-compiled',
+  ]  # fmt: skip
+  assert measure.contestants_of(step, [], [], ['onnx', 'openvino']) == ['ours']
 
 
 def test_who_takes_part():

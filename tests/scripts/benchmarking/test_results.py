@@ -25,6 +25,7 @@ def test_the_table_has_ratios_and_the_better_of_timms_layouts(row):
     '500', '3', '40.0', '25%',
   ]  # fmt: skip
   assert lines[5][places['x ours']] == '-'  # ours was not measured there
+  assert [line[places['x timm']] for line in lines[1:6]] == ['0.67', '1.33', '1.00', '1.00', '1.00']
   assert lines[6][-1] == 'failed: no room'
   columns = table.text(lines).splitlines()
   assert {line.index('predict') for line in columns[1:]} == {columns[0].index('task')}

@@ -12,7 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from scripts.benchmarking import child, jax_worker, measure, planner
+from nfnets import weights
+from scripts.benchmarking import child, jax_worker, measure, planner, runtime_worker
 
 PEER = os.environ.get('NFNETS_PEER_PYTHON', sys.executable)
 
@@ -63,6 +64,33 @@ def test_all_contestants_predict_the_same(build):
   half = np.asarray(build('predict', dtype='bfloat16')[1]())
   difference = np.abs(half - logits['published']).max()
   assert 1e-6 < difference < 0.05 * np.abs(logits['published']).max()
+
+
+@pytest.mark.parametrize('name', runtime_worker.PACKAGES)
+def test_runtimes_predict_the_same(name, build, info):
+  pytest.importorskip('onnx')
+  pytest.importorskip(runtime_worker.PACKAGES[name])
+  files = planner.Planner().make_onnx(info['files'], size=16)
+  case = {'contestant': name, 'files': files, 'task': 'predict', 'batch': 2, 'size': 16}
+  worker = runtime_worker.RuntimeWorker()
+  got = worker.build(**case, dtype='float32')()
+  np.testing.assert_allclose(got, build('predict')[1](), rtol=0, atol=1e-6)
+  assert set(worker.about(name)['versions']) == {'python', runtime_worker.PACKAGES[name]}
+  with pytest.raises(ValueError, match='predicts in float32, asked for: predict in bfloat16'):
+    worker.build(**case, dtype='bfloat16')
+
+
+def test_batch_normalisation_is_folded(tmp_path):
+  fields = {'width': [16], 'depth': [1], 'stride': [2], 'stem': [[3, 2, 8]], 'family': 'BN_ResNet'}
+  model = {'variant': 'custom', 'spec': fields}
+  files = planner.Planner().make_weights(model, str(tmp_path))
+  case = {'model': model, 'files': files, 'task': 'predict', 'batch': 1, 'size': 32}
+  folded, whole = (
+    jax_worker.JaxWorker().build(**case, contestant=name, dtype='float32')()
+    for name in ('ours', 'unfolded')
+  )
+  np.testing.assert_allclose(folded, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
+  assert weights.read_metadata(files['folded_weights'])['spec']['folded']
 
 
 def test_operations_of_a_network_by_hand(model):
