@@ -54,7 +54,7 @@ def get_config(machine: str = ''):
     'test_size': 32,
   }
   if machine == 'cpu':
-    config.num_epochs = 10.0
+    config.num_epochs = 20.0
     config.model.spec = {
       'width': (32, 64, 128),
       'depth': (1, 2, 1),
