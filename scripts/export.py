@@ -63,16 +63,18 @@ def export(arguments: argparse.Namespace) -> None:
   kind = arguments.format or _kind_of(arguments.out)
   if arguments.int8 and kind != 'onnx':
     raise ValueError(f'--int8 writes ONNX files, not {kind}: give OUT the suffix .onnx.')
-  _say(f'Reading {arguments.weights}.')
+  print(f'Reading {arguments.weights}.', flush=True)
   loaded = load_pretrained(arguments.weights)
   params, spec, name = loaded
   preprocessing = loaded.preprocessing.replace(size=arguments.size)
   said = {} if loaded.class_names is None else {'class_names': loaded.class_names}
   if not arguments.no_fold and not deploy.is_folded(spec):
-    _say(f'Folding {name} into plain convolutions.')
+    print(f'Folding {name} into plain convolutions.', flush=True)
     params, spec = deploy.fold(params, spec)
   options = {'size': preprocessing.size, 'batch_size': arguments.batch_size}
-  _say(f'Writing {name} as {kind}: seconds for a small network, minutes for a large one.')
+  print(
+    f'Writing {name} as {kind}: seconds for a small network, minutes for a large one.', flush=True
+  )
   if kind == 'safetensors':
     names = loaded.class_names
     weights.save(arguments.out, params, spec=spec, class_names=names, preprocessing=preprocessing)
@@ -94,11 +96,6 @@ def export(arguments: argparse.Namespace) -> None:
     f'{name}: {count:,} parameters as {kind} in {arguments.out}. Pictures are to be prepared so: '
     f'{preprocessing}.'
   )
-
-
-def _say(line: str) -> None:
-  """Says what takes so long, where no program reads it."""
-  print(line, file=sys.stderr, flush=True)
 
 
 def _kind_of(out: pathlib.Path) -> str:

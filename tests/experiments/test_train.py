@@ -231,8 +231,9 @@ def test_a_folder_of_pictures_with_a_corrupt_one(train, tmp_path):
   assert '10 updates are few to learn from: 8 epochs of 40 pictures in batches of 32.' in output
   assert "test images of 'pictures' at 16 and 16 px" in output
   compiling = lines.index('Compiling the train step, once: about a minute on a CPU.')
-  assert re.match(r'step +1/10 .* - images/s  ETA -$', lines[compiling + 1])
-  assert re.match(r'step +4/10 .* images/s  ETA \d+s$', lines[compiling + 2].partition('  8%')[0])
+  steps = [line for line in lines[compiling:] if line.startswith('step')]
+  assert re.match(r'step +1/10 .* - images/s  ETA -$', steps[0])
+  assert re.match(r'step +4/10 .* [0-9.]+ images/s  ETA \d+', steps[1])
   with (tmp_path / 'run/predictions.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert sorted(row['picture'] for row in rows) == sorted(
