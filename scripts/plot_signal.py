@@ -3,7 +3,7 @@
 nfnets plot-signal --out docs/figures/signal_propagation.png
 nfnets plot-signal --model F0 --out docs/figures/signal_propagation_f0.png
 nfnets plot-signal --check --model NF-ResNet-50
-nfnets plot-signal --check --weights runs/mine/ema_weights.safetensors
+nfnets plot-signal --check --weights runs/mine
 nfnets plot-signal --check --function my_package.my_module:forward
 
 Without a network: the figures 1 and 2 of [SigProp] (arXiv 2101.08692), a ResNet of 200 blocks with

@@ -2,7 +2,7 @@
 """Labels pictures.
 
     nfnets predict cat.jpg dog.png --weights F0
-    nfnets predict photos/ --weights runs/mine/ema_weights.safetensors --sheet sheet.png
+    nfnets predict photos/ --weights runs/mine --sheet sheet.png
 
 PICTURES are files, folders (searched at every depth) and patterns in quotes. Of a folder the same
 files count as in training; what is skipped is counted and named. A picture that cannot be read is
