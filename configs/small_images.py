@@ -4,6 +4,9 @@ nfnets train --config=small_images --config.data.name=cifar10
 nfnets train --config=small_images:cpu --config.data.name=cifar10
 nfnets train --config=small_images --config.data.source=folder --config.data.dir=DIR
 
+CIFAR-10 wants a GPU: it is 17 hours on two CPU cores (59 pictures a second). With :cpu, a smaller
+network for a third of the epochs, it is about half an hour there; the digits come to 98.6%.
+
 The published stem halves a picture twice, which leaves 32 pixels too coarse; this one keeps its
 resolution until the second stage. Clipping follows the batch size: 0.16 for the 64 of this recipe.
 
