@@ -114,7 +114,11 @@ def main(argv: list[str] | None = None) -> int:
   config = command_line.define_config('digits', 'The test set.')
   path = flags.DEFINE_string('weights', None, "A .safetensors file, or a run's folder.")
   workdir = flags.DEFINE_string('workdir', None, "A run's folder; the same as --weights.")
-  flags.mark_flags_as_mutual_exclusive(['weights', 'workdir'], required=True)
+  flags.register_multi_flags_validator(
+    ['weights', 'workdir'],
+    lambda given: (given['weights'] is None) != (given['workdir'] is None),
+    'give either --weights=FILE or --workdir=RUN',
+  )
 
   def program() -> None:
     given = (path.value, '--weights') if path.value else (workdir.value, '--workdir')

@@ -92,8 +92,8 @@ def test_a_linear_probe_trains_the_head_alone_and_saves_whole_weights(
   lines = capsys.readouterr().out.splitlines()
   compiling = lines.index('Compiling the network, once: about a minute on a CPU.')
   assert lines[compiling + 1] == 'Computing the features of 40 pictures.'
-  first = next(line for line in lines if line.startswith('step'))
-  assert first.endswith('- images/s  ETA -')  # its clock starts after the first step
+  step_line = next(line for line in lines if line.startswith('step'))
+  assert step_line.endswith('- images/s  ETA -')  # its clock starts after the first step
   params, _ = weights.load(tmp_path / 'ema_weights.safetensors')
   before, _ = weights.load(trunk)
   for module in before:

@@ -284,8 +284,8 @@ def test_the_weights_of_a_run_evaluate_to_the_figures_of_its_report(unbroken):
   [
     ([], ['--workdir={}'], 'is a folder, but not of a training run'),
     (['config.json'], ['--weights={}'], 'is not finished, so it has no ema_weights.safetensors'),
-    ([], [], '(weights, workdir) must have exactly one'),
-    ([], ['--weights={}', '--workdir={}'], '(weights, workdir) must have exactly one'),
+    ([], [], 'give either --weights=FILE or --workdir=RUN'),
+    ([], ['--weights={}', '--workdir={}'], 'give either --weights=FILE or --workdir=RUN'),
   ],
 )
 def test_what_is_no_run_is_said(tmp_path, files, flags, sentence):
