@@ -2,11 +2,31 @@
 
 A field that is None is derived when the run starts, after flags have overridden other fields
 (`experiments/training/settings` does that), so `--config.model.variant=F3` also changes the
-image size. The comment on a field gives its range; the run refuses other values at the start. All
-numbers must be finite, and 'above' and 'below' exclude the bound itself.
+image size. 'None: by size' means by the number of training pictures (`by_size.py` there). The
+comment on a field gives its range; the run refuses other values at the start. All numbers must be
+finite, and 'above' and 'below' exclude the bound itself.
 """
 
 from ml_collections import ConfigDict, config_dict
+
+# Fields that the number of training pictures can decide, and their types.
+_BY_SIZE = {
+  'num_epochs': float,
+  'global_batch_size': int,
+  'log_every_steps': int,
+  'evaluate_every_epochs': float,
+  'model.variant': str,
+  'optimizer.learning_rate': float,
+  'optimizer.warmup_epochs': float,
+}
+
+
+def leave_open(config: ConfigDict, *fields: str) -> None:
+  """Leaves fields to the number of training pictures, which a flag may still give a value."""
+  for field in fields:
+    section, _, name = field.rpartition('.')
+    place = config[section] if section else config
+    place[name] = config_dict.placeholder(_BY_SIZE[field])
 
 
 def get_config() -> ConfigDict:
@@ -15,8 +35,9 @@ def get_config() -> ConfigDict:
 
   # Determines the order of examples, augmentation, initial parameters, dropout. 0 to 2^32 - 1.
   config.seed = 0
-  config.num_epochs = 360.0  # above 0, to 1,000,000; may be fractional
-  # Over all devices of all hosts, per optimiser update. 1 to 2^20, a multiple of their number.
+  config.num_epochs = 360.0  # above 0, to 1,000,000; may be fractional; None: by size
+  # Over all devices of all hosts, per optimiser update. 1 to 2^20, a multiple of their number;
+  # None: by size.
   config.global_batch_size = 4096
   # Gradients are averaged over this many slices of the batch. From 1, a divisor of the number of
   # images per device.
@@ -26,8 +47,9 @@ def get_config() -> ConfigDict:
   # 0 to 1; the decay rises to it: min(ema_decay, (1 + step) / (10 + step)).
   config.ema_decay = 0.99999
 
-  config.log_every_steps = 50  # from 1
-  config.evaluate_every_epochs = 1.0  # to 1,000,000; 0 evaluates only at the end
+  config.log_every_steps = 50  # from 1; None: at least 40 times in a run, and every 50 steps
+  # To 1,000,000; 0 evaluates only at the end; None: 20 times in a run.
+  config.evaluate_every_epochs = 1.0
   config.checkpoint_every_steps = 1000  # from 1
   config.keep_checkpoints = 2  # the newest ones, 1 to 1,000,000
   config.on_save_failure = 'stop'  # or 'continue': a full disk does not stop the run
@@ -45,7 +67,9 @@ def get_config() -> ConfigDict:
 
   config.model = ConfigDict()
   config.model.pretrained = ''  # start from weights: a published name ('F0') or a file
-  # Any name of nfnets.list_models(), 'custom' with model.spec, or '' with model.pretrained.
+  # Any name of nfnets.list_models(), 'custom' with model.spec, or '' with model.pretrained; None:
+  # one of these two, or without either a small NFNet by size. A flag for the variant alone takes
+  # the place of the recipe's spec, and one for the spec that of its variant.
   config.model.variant = 'F0'
   config.model.spec = ConfigDict()  # 'custom': fields of nfnets.ModelSpec, or a baseline's
   config.model.num_classes = config_dict.placeholder(int)  # to 1,000,000; None: the data set's
@@ -63,8 +87,11 @@ def get_config() -> ConfigDict:
 
   config.optimizer = ConfigDict()
   config.optimizer.name = 'sgd'  # with Nesterov momentum, as published; or 'adamw'
-  config.optimizer.learning_rate = 0.1  # per 256 images of the global batch; 0 to 1e38
-  config.optimizer.warmup_epochs = 5.0  # 0 to half the run; more is cut to that, with a warning
+  # Per 256 images of the global batch; 0 to 1e38; None: by size.
+  config.optimizer.learning_rate = 0.1
+  # 0 to half the run; more is cut to that, with a warning. None: a twelfth of the run, or a third
+  # if it starts from weights.
+  config.optimizer.warmup_epochs = 5.0
   config.optimizer.final_learning_rate = 0.0  # not scaled by the batch; 0 to the peak
   config.optimizer.momentum = 0.9  # 'sgd'; 0 to below 1
   config.optimizer.adam_b1 = 0.9  # 'adamw': decay of the gradients' average; 0 to below 1
@@ -101,10 +128,8 @@ def get_config() -> ConfigDict:
   config.data.image_size = config_dict.placeholder(int)
   config.data.eval_image_size = config_dict.placeholder(int)
   config.data.crop = 'random'  # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'
-  config.data.crop_area = (
-    0.08,
-    1.0,
-  )  # (smallest, largest) share of the area; above 0, to 1
+  # (smallest, largest) share of the area; above 0, to 1.
+  config.data.crop_area = (0.08, 1.0)
   config.data.crop_aspect = (0.75, 4 / 3)  # (smallest, largest) width / height; 0.01 to 100
   config.data.shift_fraction = 0.1  # crop 'shift': uniform translation, share of the side, 0 to 1
   config.data.flip = True  # left-right, with probability 1/2

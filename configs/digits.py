@@ -12,8 +12,7 @@ def get_config():
   config.num_epochs = 30.0
   config.global_batch_size = 64
   config.ema_decay = 0.995
-  config.log_every_steps = 20
-  config.evaluate_every_epochs = 5.0
+  base.leave_open(config, 'log_every_steps', 'evaluate_every_epochs')
   config.checkpoint_every_steps = 100
 
   config.model.variant = 'custom'

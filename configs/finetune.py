@@ -11,29 +11,34 @@ model. To train only the classifier, on features that are computed once, add
 [NFNet] section 6 fine-tunes after large-scale pre-training: 15,000 steps of 2,048 pictures, peak
 learning rate 0.1 after 5,000 steps of warm-up and a cosine; SAM with rho 0.05, weight decay 1e-5,
 dropout 0.25, stochastic depth 0.1. This recipe keeps the values that do not depend on the size of
-the data set. A folder has thousands of pictures rather than millions, so the length is in epochs, a
-third of them warm-up as published. The learning rate is the published 0.1 at 2,048: 0.0125 per 256.
+the data set. A folder has thousands of pictures rather than millions, so the length is in epochs,
+30, a third of them warm-up as published. The learning rate is the published 0.1 at 2,048: 0.0125
+per 256. With fewer than a thousand pictures the run makes at least 200 updates, with smaller
+batches at the same rate (`experiments/training/settings/by_size.py`).
 """
 
 from configs import base
 
 
 def get_config():
-  """Returns the recipe for a folder of a few hundred to a few ten thousand pictures."""
+  """Returns the recipe for a folder of a few dozen to a few ten thousand pictures."""
   config = base.get_config()
-  config.num_epochs = 30.0
-  config.global_batch_size = 64
+  base.leave_open(
+    config,
+    'num_epochs',
+    'global_batch_size',
+    'log_every_steps',
+    'evaluate_every_epochs',
+    'optimizer.learning_rate',
+    'optimizer.warmup_epochs',
+  )
   config.ema_decay = 0.99
-  config.log_every_steps = 20
-  config.evaluate_every_epochs = 5.0
   config.checkpoint_every_steps = 200
 
   config.model.variant = ''  # from the weights
   config.model.drop_rate = 0.25
   config.model.stochdepth_rate = 0.1
 
-  config.optimizer.learning_rate = 0.0125  # per 256: 0.1 at the published 2,048
-  config.optimizer.warmup_epochs = 10.0
   config.optimizer.weight_decay = 1e-5
   config.optimizer.sam_rho = 0.05
   config.optimizer.sam_ascent_share = 0.2  # 20 to 40% more time per step instead of 100%

@@ -6,36 +6,32 @@ If small files are slow to read, pack them once and train on OUT, with the same 
 
 python scripts/pack_folder.py DIR OUT
 
-Trains a small network from scratch, on a few hundred to a few ten thousand pictures on one machine,
-at 96 pixels; --config.data.image_size and --config.data.eval_image_size change that (64 to 224).
-Clipping follows the batch size. With fewer than a few thousand pictures, use configs/finetune.py.
+Trains a small network from scratch, on one machine. The number of training pictures determines the
+fields that this recipe leaves open (`experiments/training/settings/by_size.py` has the table). Set
+any of them with a flag: --config.model.variant=F0 for another network, --config.data.image_size for
+another training size. Clipping follows the batch size. With fewer than a few thousand pictures,
+configs/finetune.py learns more.
 """
 
 from configs import base
 
 
 def get_config():
-  """Returns a narrow NFNet at 96 pixels and a recipe for small batches."""
+  """Returns a recipe for a few dozen to a few ten thousand pictures."""
   config = base.get_config()
-  config.num_epochs = 60.0
-  config.global_batch_size = 64
+  base.leave_open(
+    config,
+    'num_epochs',
+    'global_batch_size',
+    'log_every_steps',
+    'evaluate_every_epochs',
+    'model.variant',
+    'optimizer.learning_rate',
+    'optimizer.warmup_epochs',
+  )
   config.ema_decay = 0.999
-  config.log_every_steps = 20
-  config.evaluate_every_epochs = 5.0
   config.checkpoint_every_steps = 200
-
-  config.model.variant = 'custom'
-  config.model.spec = {
-    'width': (64, 128, 256, 256),
-    'depth': (1, 2, 3, 2),
-    'group_width': 16,
-    'drop_rate': 0.2,
-    'train_size': 96,
-    'test_size': 128,
-  }
   config.model.stochdepth_rate = 0.1
-
-  config.optimizer.learning_rate = 0.4
 
   config.data.source = 'folder'
   config.data.crop_area = (0.25, 1.0)

@@ -1,6 +1,10 @@
 """Evaluates a file of weights on a whole test set: padded, masked, nothing dropped.
 
 nfnets evaluate --config=digits --weights=FILE.safetensors
+nfnets evaluate --workdir=runs/mine
+
+A run's folder, which --weights takes as well, stands for the averaged weights in it and, without
+--config, for the test set of the run; --config.data.dir=DIR takes another folder of pictures.
 """
 
 import json
@@ -21,9 +25,17 @@ from experiments.runtime import (
   compilation_cache,
   local_paths,
   processes,
+  waiting,
 )
 from experiments.runtime.errors import ConfigError
-from experiments.training import evaluation, initial_weights, same_run, settings, steps
+from experiments.training import (
+  evaluation,
+  initial_weights,
+  same_run,
+  settings,
+  steps,
+  work_directory,
+)
 from nfnets import weights
 
 
@@ -35,7 +47,7 @@ def evaluate_file(
   Args:
     config: what to read; its model, and how it prepares pictures, are used only if the file does
       not say.
-    path: a file that `nfnets.weights.save` wrote, such as a run's EMA weights.
+    path: a file that `nfnets.weights.save` wrote, such as a run's EMA weights, or a run's folder.
     given: fields of `config.data`, such as 'eval_image_size', that hold whatever the file says.
 
   Returns:
@@ -71,9 +83,12 @@ def evaluate_file(
   trees = map(weights.merge, shapes, (params, network_state))
   networks = {'': steps.replicate(tuple(trees))}
   agreement.meet()
+  if processes.is_main():
+    print(waiting.compiling('the evaluation'), file=sys.stderr, flush=True)
   with data.test_batches(chosen.data, **processes.share()) as batches:
     by_name = batches if places is None else (_relabel(batch, places) for batch in batches)
-    return evaluation.evaluate(steps.make_eval_step(network), networks, by_name)
+    step = steps.make_eval_step(network)
+    return evaluation.evaluate(step, networks, by_name, chosen.info.num_test)
 
 
 def _relabel(batch: data.Batch, places: np.ndarray) -> data.Batch:
@@ -81,23 +96,38 @@ def _relabel(batch: data.Batch, places: np.ndarray) -> data.Batch:
   return batch._replace(labels=places[batch.labels], mix_labels=places[batch.mix_labels])
 
 
-def report(config: flags.FlagHolder, path: flags.FlagHolder) -> None:
-  """Prints the figures of the file that the flags name."""
-  weights_file = local_paths.require(path.value, '--weights')
+def report(config: ConfigDict, path: str, flag: str) -> None:
+  """Prints the figures of the file or run that the flag names."""
+  place = local_paths.require(path, flag)
+  if place.is_dir():
+    weights.find_in_run(place)  # says what is wrong with the folder
+    if not flags.FLAGS['config'].present:
+      config = command_line.with_given_fields(work_directory.read_config(place))
   with processes.together(checkpoints=False):
-    compilation_cache.enable(config.value.compilation_cache)
+    compilation_cache.enable(config.compilation_cache)
     # The weights may say how the picture is cut, and then its share counts.
     given = command_line.given_fields() - {'data.eval_crop_share'}
-    settings.require_effect(config.value, given)
-    figures = evaluate_file(config.value, weights_file, command_line.given_fields('data'))
+    settings.require_effect(config, given)
+    figures = evaluate_file(config, place, command_line.given_fields('data'))
     processes.say(json.dumps(figures, indent=2))
 
 
 def main(argv: list[str] | None = None) -> int:
   """Evaluates what the flags say."""
   config = command_line.define_config('digits', 'The test set.')
-  path = flags.DEFINE_string('weights', None, 'A .safetensors file.', required=True)
-  command_line.run(lambda: report(config, path), argv)
+  path = flags.DEFINE_string('weights', None, "A .safetensors file, or a run's folder.")
+  workdir = flags.DEFINE_string('workdir', None, "A run's folder; the same as --weights.")
+  flags.register_multi_flags_validator(
+    ['weights', 'workdir'],
+    lambda given: (given['weights'] is None) != (given['workdir'] is None),
+    'give either --weights=FILE or --workdir=RUN',
+  )
+
+  def program() -> None:
+    given = (path.value, '--weights') if path.value else (workdir.value, '--workdir')
+    report(config.value, *given)
+
+  command_line.run(program, argv)
 
 
 if __name__ == '__main__':

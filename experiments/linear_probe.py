@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.data import Batch, sources
 from experiments.reporting import progress, recording, results
-from experiments.runtime import atomic_files, processes
+from experiments.runtime import atomic_files, processes, waiting
 from experiments.runtime.errors import ConfigError
 from experiments.training import (
   evaluation,
@@ -68,7 +68,9 @@ def train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, A
     state = _train(run, workdir, probe, train_set, writer)
     networks = {'': (state.params, {}), '_ema': (state.ema_params, {})}
     test = _test_batches(*test_set, run.data.eval_batch_size)
-    tested = evaluation.evaluate(steps.make_eval_step(probe), networks, test)
+    tested = evaluation.evaluate(
+      steps.make_eval_step(probe), networks, test, num_examples=len(test_set[1])
+    )
     writer.write(run.plan.total_steps, {f'test/{name}': value for name, value in tested.items()})
 
   owned.claim()
@@ -106,6 +108,9 @@ def _train(
     state, step_metrics = train_step(state, batch, halted)
     halted = policy.halts(step_metrics)
     in_flight.add(step, step_metrics, batch)
+    if step == 1:  # it compiled, which the rate must not contain
+      in_flight.drain()
+      pace.restart(step)
     if log.due(step):
       log.write(step, step_metrics)
   in_flight.drain()
@@ -139,6 +144,7 @@ def _features(
         processes.say(f'Using the features in {path}.')
         return [(stored[f'{part}_x'], stored[f'{part}_y']) for part in ('train', 'test')]
   sets = []
+  processes.say(waiting.compiling('the network'))
   for num_examples, of_training_set in ((run.info.num_train, True), (run.info.num_test, False)):
     processes.say(f'Computing the features of {num_examples:,} pictures.')
     found = evaluation.predict(

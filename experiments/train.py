@@ -26,6 +26,7 @@ from experiments.runtime import (
   preemption,
   processes,
   profiling,
+  waiting,
 )
 from experiments.training import (
   checkpoints,
@@ -54,7 +55,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   same_run.require(run.config, run.info)
   data.check_test_set(run.data)
   agreement.require_shared(workdir)
-  owned = work_directory.WorkDirectory(workdir, run.config, run.data, run.info.identity)
+  owned = work_directory.WorkDirectory(
+    workdir, run.config, run.data, run.info.identity, run.left_open
+  )
   with owned.opened():
     # A linear probe is the classifier alone, on features that are computed once.
     return linear_probe.train(run, owned) if run.linear_probe else _train(run, owned)
@@ -103,6 +106,8 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
       log = progress.StepLog(
         writer, pace, every=run.log_every_steps, first=start + 1, last=plan.total_steps
       )
+      if start < plan.total_steps:
+        processes.say(waiting.compiling('the train step'))
       for step in range(start + 1, plan.total_steps + 1):
         with pace.waiting_for_data():
           batch = next(batches)
@@ -114,10 +119,16 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
         last = step == plan.total_steps
         stopped = asked.requested(step) and not last
 
+        of_sam = {}
+        if step == start + 1:  # it compiled, which the rate must not contain
+          in_flight.drain()
+          of_sam = _sam_seconds(run, state, batch)
+          pace.restart(step)
         if log.due(step):
-          of_sam = _sam_seconds(run, state, batch) if step == start + 1 else {}
           log.write(step, step_metrics, of_sam)
         if step in evaluation_steps:
+          if not tested:
+            processes.say(waiting.compiling('the evaluation'))
           began = time.monotonic()
           tested = _evaluate(run, eval_step, state)
           log.write_test(step, tested)
@@ -140,8 +151,11 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
 
   # -------------------------------------------------------------------- report
   policy.check_end(state)
+  if not tested:  # an earlier process was done
+    processes.say(waiting.compiling('the evaluation'))
+    tested = _evaluate(run, eval_step, state)
   figures = {
-    **(tested or _evaluate(run, eval_step, state)),
+    **tested,
     'corrupt_training_pictures': batches.unreadable.count(),
     'parameters': num_params,
   }
@@ -176,9 +190,9 @@ def _train_batches(run: settings.Run, start: int, workdir: pathlib.Path) -> data
 
 def _introduction(run: settings.Run, num_params: int, workdir: pathlib.Path) -> str:
   return (
-    f'{run.variant}: {num_params:,} parameters, {run.num_classes} classes. '
+    f'{run.model_title}: {num_params:,} parameters, {run.num_classes} classes. '
     f'{run.info.num_train:,} training and {run.info.num_test:,} test images of '
-    f'{run.data.source!r} at {run.data.image_size} and {run.data.eval_image_size} px. '
+    f'{run.data.title!r} at {run.data.image_size} and {run.data.eval_image_size} px. '
     f'{run.plan.total_steps:,} steps of {run.data.global_batch_size} on {jax.device_count()} '
     f'{jax.default_backend()} device(s), {run.step.compute_dtype}. Results go to {workdir}.'
   )
@@ -191,7 +205,7 @@ def _evaluate(run: settings.Run, eval_step: Any, state: steps.TrainState) -> dic
     '_ema': (state.ema_params, state.ema_network_state),
   }
   with data.test_batches(run.data, **processes.share()) as batches:
-    return evaluation.evaluate(eval_step, networks, batches)
+    return evaluation.evaluate(eval_step, networks, batches, run.info.num_test)
 
 
 def _sam_seconds(run: settings.Run, state: steps.TrainState, batch: data.Batch) -> dict[str, float]:

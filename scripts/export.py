@@ -1,7 +1,8 @@
 """Writes a network for deployment: nfnets export WEIGHTS OUT [--format stablehlo]
 
-WEIGHTS is a name (F0), or a file of this library; OUT is a .safetensors file of the folded network,
-a StableHLO file, an ONNX file, a .tflite file for LiteRT or a folder for a TensorFlow SavedModel.
+WEIGHTS is a name (F0), a file of this library or the folder of a run; OUT is a .safetensors file of
+the folded network, a StableHLO file, an ONNX file, a .tflite file for LiteRT or a folder for a
+TensorFlow SavedModel.
 """
 
 from nfnets import interruption
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument('weights', help='a name such as F0, or a .safetensors file')
+  parser.add_argument('weights', help="a name such as F0, a .safetensors file or a run's folder")
   parser.add_argument('out', type=pathlib.Path)
   parser.add_argument(
     '--format',
@@ -79,13 +80,18 @@ def export(arguments: argparse.Namespace) -> None:
   if arguments.int8 and kind != 'onnx':
     raise ValueError(f'--int8 writes ONNX files, not {kind}: give OUT the suffix .onnx.')
   _check(arguments, kind)
+  print(f'Reading {arguments.weights}.', flush=True)
   loaded = load_pretrained(arguments.weights)
   params, spec, name = loaded
   preprocessing = loaded.preprocessing.replace(size=arguments.size)
   said = {} if loaded.class_names is None else {'class_names': loaded.class_names}
   if not arguments.no_fold and not deploy.is_folded(spec):
+    print(f'Folding {name} into plain convolutions.', flush=True)
     params, spec = deploy.fold(params, spec)
   options = {'size': preprocessing.size, 'batch_size': arguments.batch_size}
+  print(
+    f'Writing {name} as {kind}: seconds for a small network, minutes for a large one.', flush=True
+  )
   if kind == 'safetensors':
     names = loaded.class_names
     weights.save(arguments.out, params, spec=spec, class_names=names, preprocessing=preprocessing)

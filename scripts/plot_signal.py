@@ -3,7 +3,7 @@
 nfnets plot-signal --out docs/figures/signal_propagation.png
 nfnets plot-signal --model F0 --out docs/figures/signal_propagation_f0.png
 nfnets plot-signal --check --model NF-ResNet-50
-nfnets plot-signal --check --weights runs/mine/ema_weights.safetensors
+nfnets plot-signal --check --weights runs/mine
 nfnets plot-signal --check --function my_package.my_module:forward
 
 Without a network: the figures 1 and 2 of [SigProp] (arXiv 2101.08692), a ResNet of 200 blocks with
@@ -191,6 +191,7 @@ def run(options: argparse.Namespace) -> int:
   images = make_images(kind, options.batch, size, options.seed)
   code = 0
   if subject is None:
+    _say_measuring('five networks')
     curves, subjects = compare(options.depth, images, options.seed)
     expected = [theory(subjects[name]) for name in ('bn', 'nf')]
     for curve, moments in zip(curves[:2], expected, strict=True):
@@ -200,6 +201,7 @@ def run(options: argparse.Namespace) -> int:
     figure = draw_comparison(curves, expected)
     networks = {curve.label: curve.rows for curve in curves}
   else:
+    _say_measuring(subject.name)
     rows = measure(subject, images, options.seed)
     expected = theory(subject) if kind == 'white' else None
     if expected:
@@ -215,6 +217,15 @@ def run(options: argparse.Namespace) -> int:
     atomic_files.replace(numbers, lambda p: p.write_text(as_json(settings, networks)))
     print(f'Wrote {options.out} and {numbers}.')
   return code
+
+
+def _say_measuring(what: str) -> None:
+  """Says what takes so long."""
+  print(
+    f'Measuring {what}, operation by operation: a minute on a CPU, more for deep networks.',
+    file=sys.stderr,
+    flush=True,
+  )
 
 
 def as_json(settings: dict[str, Any], networks: dict[str, Rows]) -> str:
@@ -238,7 +249,9 @@ def main(argv: list[str] | None = None) -> int:
   )
   network = parser.add_mutually_exclusive_group()
   network.add_argument('--model', help='a name of nfnets.list_models()')
-  network.add_argument('--weights', help='a file of this library, or a published name')
+  network.add_argument(
+    '--weights', help="a file of this library, a run's folder or a published name"
+  )
   network.add_argument('--function', metavar='MODULE:FUNCTION', help='a function of images')
   parser.add_argument('--check', action='store_true', help='say what is wrong, and where')
   parser.add_argument('--out', type=pathlib.Path, help='the picture; its numbers go beside it')

@@ -2,7 +2,7 @@
 """Labels pictures.
 
     nfnets predict cat.jpg dog.png --weights F0
-    nfnets predict photos/ --weights runs/mine/ema_weights.safetensors --sheet sheet.png
+    nfnets predict photos/ --weights runs/mine --sheet sheet.png
 
 PICTURES are files, folders (searched at every depth) and patterns in quotes. Of a folder the same
 files count as in training; what is skipped is counted and named. A picture that cannot be read is
@@ -136,7 +136,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   )
   add = parser.add_argument
   add('pictures', nargs='+', metavar='PICTURES', help='files, folders or patterns')
-  add('--weights', default='F0', help='a published name or a file (default: F0)')
+  add('--weights', default='F0', help="a published name, a file or a run's folder (default: F0)")
   add('--top', type=_positive, default=5, help='classes to name (default: 5)')
   add('--json', action='store_true', help='print one JSON object per picture and line')
   add('--sheet', type=pathlib.Path, metavar='PNG', help='draw the pictures with their labels')

@@ -111,7 +111,7 @@ def show(config: ConfigDict, path: str, step: int, count: int) -> None:
   sheet = draw(batch, info.class_names, count, chosen.preprocessing)
   encoded = cv2.imencode(out.suffix.lower(), sheet[..., ::-1])[1].tobytes()
   atomic_files.replace(out, lambda p: p.write_bytes(encoded))
-  print(f'Step {step} of {chosen.name or chosen.source} is drawn in {out}.')
+  print(f'Step {step} of {chosen.title} is drawn in {out}.')
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -71,6 +71,7 @@ def small_run(config, folder: pathlib.Path, seed: int, epochs: float):
   config.seed = seed
   config.num_epochs = epochs
   config.global_batch_size = 32
+  config.optimizer.learning_rate = 0.4
   config.evaluate_every_epochs = 0.0
   config.log_every_steps = 50
   config.data.source = 'folder'

@@ -169,7 +169,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   )
   add = parser.add_argument
   add('--source', default='0', help="a camera's number, a video file or a stream's address")
-  add('--weights', default='F0', help='a published name or a file (default: F0)')
+  add('--weights', default='F0', help="a published name, a file or a run's folder (default: F0)")
   add('--out', type=pathlib.Path, metavar='VIDEO', help='write here instead of to a window')
   add('--frames', type=_positive, help='stop after so many labelled frames')
   add('--top', type=_positive, default=3, help='classes to name (default: 3)')

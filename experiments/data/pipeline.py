@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 import grain
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from experiments.data import collate, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
@@ -37,6 +38,21 @@ class DatasetInfo(NamedTuple):
   num_classes: int
   class_names: tuple[str, ...]
   identity: Identity | None = None  # None: of data that nobody looked at, such as a plan's
+
+
+def count_training_pictures(config: ConfigDict) -> int:
+  """Returns the number of training pictures of a config, whose other fields may be open.
+
+  Raises:
+    DataError: what the source needs is missing, or there are none.
+  """
+  train, _ = sources.open_sources(DataSettings.from_config(config))
+  if not len(train):
+    raise DataError(
+      f'there are no training pictures: data.train_split is {config.data.train_split!r}; choose '
+      'one that has some'
+    )
+  return len(train)
 
 
 def describe(settings: DataSettings) -> DatasetInfo:

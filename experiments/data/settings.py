@@ -1,6 +1,8 @@
 """What decides the batches of a run: `config.data` in types, the seed and the size of a batch."""
 
 import dataclasses
+import os
+import pathlib
 from collections.abc import Collection
 
 from ml_collections import ConfigDict
@@ -70,6 +72,13 @@ class DataSettings:
     for name in ('crop_area', 'crop_aspect', 'published_quirks', 'order', 'mean', 'stddev'):
       fields[name] = tuple(fields[name])
     return cls(seed=config.seed, global_batch_size=config.global_batch_size, **fields)
+
+  @property
+  def title(self) -> str:
+    """What the data are called: the folder, the TFDS data set, or a source without either."""
+    if self.source == 'folder':
+      return pathlib.Path(os.path.abspath(os.path.expanduser(self.dir))).name or self.dir
+    return self.name if self.source == 'tfds' else self.source
 
   @property
   def preprocessing(self) -> Preprocessing:

@@ -62,22 +62,29 @@ def drawings(
   settings: DataSettings,
   class_names: tuple[str, ...],
   listed: list[dict[str, Any]],
+  title: str,
 ) -> dict[str, Callable[[], Figure]]:
   """Returns what draws `confusion.png` and, if there is any mistake, `mistakes.png`, by name.
+
+  There is no matrix of more than `MOST_CLASSES` classes, which nobody could read.
 
   Args:
     predictions: of the test set.
     settings: say where the pictures are.
     class_names: one for each of the K classes.
     listed: the worst mistakes, of `describe`.
+    title: names the model and the data.
   """
-  found = {CONFUSION_NAME: lambda: draw_confusion(confusion_matrix(predictions), class_names)}
+  found: dict[str, Callable[[], Figure]] = {}
+  if len(class_names) <= MOST_CLASSES:
+    matrix = confusion_matrix(predictions)
+    found[CONFUSION_NAME] = lambda: draw_confusion(matrix, class_names, title=title)
   if listed:
 
     def mistakes() -> Figure:
       _, source = sources.open_sources(settings)
       pictures = _pictures(source, settings, [m.index for m in worst(predictions)])
-      return draw_mistakes(pictures, listed, wrong=int(_num_wrong(predictions)))
+      return draw_mistakes(pictures, listed, wrong=_num_wrong(predictions), title=title)
 
     found[MISTAKES_NAME] = mistakes
   return found
@@ -100,7 +107,7 @@ def describe(
   ]
 
 
-def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...], *, title: str = '') -> Figure:
   """Draws counts [K, K]; colours are shares of each row, so that small classes show as well."""
   size = len(matrix)
   side = min(16.0, max(4.5, 2.2 + 0.42 * size))
@@ -119,7 +126,9 @@ def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
   axes.set_xlabel('predicted class')
   axes.set_ylabel('true class')
   accuracy = np.trace(matrix) / max(matrix.sum(), 1)
-  axes.set_title(f'{accuracy:.2%} of {matrix.sum():,} test pictures are right', fontsize='medium')
+  share = f'{accuracy:.2%} of {matrix.sum():,} test pictures are right'
+  above = f'{plot_style.plain(title)}\n' if title else ''
+  axes.set_title(f'{above}{share}', fontsize='medium', parse_math=False)
   if size <= 40:
     for row, column in zip(*np.nonzero(matrix), strict=True):
       colour = 'white' if shares[row, column] > 55 else 'black'
@@ -130,12 +139,12 @@ def draw_confusion(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
 
 
 def draw_mistakes(
-  pictures: list[np.ndarray], mistakes: list[dict[str, Any]], *, wrong: int
+  pictures: list[np.ndarray], mistakes: list[dict[str, Any]], *, wrong: int, title: str = ''
 ) -> Figure:
-  """Draws pictures uint8 [H, W, 3] with what they are and what the network says."""
+  """Draws pictures uint8 [H, W, 3] with their names, what they are and what the network says."""
   columns = min(_COLUMNS, max(3, len(pictures)))
   rows = -(-len(pictures) // columns)
-  figure = Figure(figsize=(1.9 * columns, 2.32 * rows + 0.4), dpi=110, layout='constrained')
+  figure = Figure(figsize=(1.9 * columns, 2.5 * rows + 0.6), dpi=110, layout='constrained')
   figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
   grid = figure.subplots(rows, columns, squeeze=False)
   for axes in grid.flat:
@@ -143,18 +152,21 @@ def draw_mistakes(
   for axes, picture, mistake in zip(grid.flat, pictures, mistakes, strict=False):
     axes.imshow(picture, interpolation='nearest')
     axes.set_title(
+      f'{_tail(mistake.get("name", ""), 26)}\n'
       f'is {_short(mistake["label"], 19)} ({_percent(mistake["label_probability"])})\n'
       f'said {_short(mistake["predicted"], 17)} ({_percent(mistake["probability"])})',
       fontsize='small',
       parse_math=False,
     )
-  figure.suptitle(f'The {len(pictures)} worst of {wrong:,} mistakes, as the network sees them')
+  counted = f'The {len(pictures)} worst of {wrong:,} mistakes, as the network sees them'
+  above = f'{plot_style.plain(title)}\n' if title else ''
+  figure.suptitle(f'{above}{counted}', parse_math=False)
   return figure
 
 
 def _num_wrong(predictions: Predictions) -> int:
-  matrix = confusion_matrix(predictions)
-  return matrix.sum() - np.trace(matrix)
+  wrong = predictions.probabilities.argmax(axis=1) != predictions.labels
+  return int(np.sum(wrong & predictions.readable))
 
 
 def _pictures(
@@ -171,6 +183,12 @@ def _pictures(
 
 def _percent(probability: float) -> str:
   return '<1%' if probability < 0.01 else f'{probability:.0%}'
+
+
+def _tail(name: str, length: int) -> str:
+  """The end of a path, which tells pictures apart."""
+  name = plot_style.plain(name)
+  return name if len(name) <= length else f'…{name[-(length - 1) :]}'
 
 
 def _short(name: str, length: int) -> str:

@@ -9,6 +9,7 @@ import jax
 
 from experiments.reporting.recording import MetricWriter
 from experiments.runtime import processes, profiling
+from experiments.runtime.waiting import format_seconds
 
 _NOTABLE_WAIT = 0.05  # share of the time that the console line mentions
 
@@ -36,7 +37,6 @@ class Progress:
     """
     self._total, self._steps_per_epoch = total_steps, steps_per_epoch
     self._images_per_step, self._clock = images_per_step, clock
-    self._compiled = False
     self.restart(start_step)
 
   def restart(self, step: int) -> None:
@@ -63,13 +63,10 @@ class Progress:
     return steps * self._images_per_step / seconds if steps > 0 and seconds > 0 else math.nan
 
   def speeds(self, step: int) -> dict[str, float]:
-    """'data_wait_share' and, but before the first line, 'images_per_second', 'seconds_per_step'.
-
-    The steps up to the first line are left out because they compile.
-    """
+    """'data_wait_share'; of a window with steps 'images_per_second' and 'seconds_per_step' too."""
     values = {'data_wait_share': self.data_wait_share()}
     rate = self.images_per_second(step)
-    if self._compiled and not math.isnan(rate):
+    if not math.isnan(rate):
       values |= {'images_per_second': rate, 'seconds_per_step': self._images_per_step / rate}
     return values
 
@@ -82,7 +79,6 @@ class Progress:
     """
     rate, waiting = self.images_per_second(step), self.data_wait_share()
     self.restart(step)
-    self._compiled = True
     known = not math.isnan(rate)
     speed = f'{rate:.{0 if rate >= 100 else 1}f}' if known else '-'
     left = (self._total - step) * self._images_per_step / rate if known else math.nan
@@ -134,17 +130,3 @@ class StepLog:
   def write_test(self, step: int, results: Mapping[str, float]) -> None:
     """Records the figures of an evaluation as 'test/<name>'."""
     self._writer.write(step, {f'test/{name}': value for name, value in results.items()})
-
-
-def format_seconds(seconds: float) -> str:
-  """Formats a duration with its two largest units: '45s', '3m12s', '2h05m', '3d04h'; NaN is '-'."""
-  if not math.isfinite(seconds):
-    return '-'
-  total = max(round(seconds), 0)
-  if total < 60:
-    return f'{total}s'
-  if total < 3600:
-    return f'{total // 60}m{total % 60:02d}s'
-  if total < 86400:
-    return f'{total // 3600}h{total % 3600 // 60:02d}m'
-  return f'{total // 86400}d{total % 86400 // 3600:02d}h'

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from matplotlib.figure import Figure
 
-from experiments.reporting import confusion, curves, plot_style, recording
+from experiments.reporting import confusion, curves, plot_style, predictions, recording
 from experiments.runtime import atomic_files, processes
 from experiments.training import evaluation
 from experiments.training.settings import Run
@@ -19,7 +19,8 @@ from nfnets import baselines, optim, weights
 
 REPORT_NAME = 'report.json'
 CURVES_NAME = 'curves.png'
-WEIGHTS_NAME = 'ema_weights.safetensors'
+# Rows of probabilities that are worth their memory: 400 MB.
+_MOST_PROBABILITIES = 100_000_000
 
 
 def write(
@@ -51,23 +52,24 @@ def write(
     'class_names': list(info.class_names),
     'config': run.config,
   }
-  files = []
+  title, files = f'{run.model_title} on {data.title}', []
   if processes.is_main():  # what cannot be had again comes first
     files.append(_write_weights(run, workdir, params, network_state, names))
     summary |= _median_seconds(workdir)
-    title = f'{run.variant} on {data.name or data.source}'
     files += write_report(workdir, summary, steps_per_epoch=run.plan.steps_per_epoch, title=title)
-  # Random pictures are not worth a look, and a matrix of a thousand classes cannot be read.
+  # Random pictures are not worth a look.
   found = None
-  if data.source != 'synthetic' and num_classes <= confusion.MOST_CLASSES:
+  if data.source != 'synthetic' and info.num_test * num_classes <= _MOST_PROBABILITIES:
+    processes.say(f'Labelling the {info.num_test:,} test pictures for the report.')
     found = evaluation.predict(run.network, params, network_state, data, num_examples=info.num_test)
   if not processes.is_main():
     return summary
   if found is not None:
+    files.append(predictions.write(workdir, found, data, names))
     summary['worst_mistakes'] = mistakes = confusion.describe(found, data, names)
     _write_json(workdir, summary)
     (workdir / confusion.MISTAKES_NAME).unlink(missing_ok=True)  # of an earlier report
-    files += write_pictures(workdir, confusion.drawings(found, data, names, mistakes))
+    files += write_pictures(workdir, confusion.drawings(found, data, names, mistakes, title))
   processes.say(
     f'Done: test top-1 {results["top1"]:.2%}, EMA {results["top1_ema"]:.2%}. '
     f'Wrote {", ".join(map(str, files))}.'
@@ -81,13 +83,13 @@ def _write_weights(
   """Writes the weights, whose file alone labels pictures: `Classifier.from_pretrained` reads it."""
   tree = baselines.join_state(params, network_state)
   weights.save(
-    workdir / WEIGHTS_NAME,
+    workdir / weights.RUN_FILE,
     tree,
     spec=run.spec,
     class_names=names,
     preprocessing=run.data.preprocessing,
   )
-  return workdir / WEIGHTS_NAME
+  return workdir / weights.RUN_FILE
 
 
 def _median_seconds(workdir: Path) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from experiments.runtime import config_files, open_files, platforms
 from experiments.runtime.errors import ConfigError
@@ -27,6 +27,13 @@ _WANTED = {
   'Non-boolean argument': 'True or False',
   'must have a value other than None': 'given',
   'as a ConfigDict': 'a dictionary in quotes, such as \'{"name": 1}\'',
+}
+
+# A flag for the one takes the place of what the recipe says in the other: field -> (the other, what
+# that becomes).
+_REPLACES = {
+  'model.variant': ('model.spec', {}),
+  'model.spec': ('model.variant', 'custom'),
 }
 
 # What the code of a config, and the flags for its fields, raise.
@@ -53,6 +60,7 @@ def run(main: Callable[[], int | None], argv: list[str] | None = None) -> NoRetu
       remaining = flags.FLAGS(argv)
       if 'config' in flags.FLAGS:
         hasattr(flags.FLAGS['config'].value, 'seed')  # raises what kept the file from being loaded
+        _replace_of_recipe(flags.FLAGS['config'].value)
       return remaining
     except flags.Error as error:
       return _fail(flag_problem(error), 2)
@@ -117,6 +125,27 @@ def given_fields(section: str = '') -> frozenset[str]:
   if not section:
     return frozenset(paths)
   return frozenset(p.removeprefix(f'{section}.') for p in paths if p.startswith(f'{section}.'))
+
+
+def _replace_of_recipe(config: ConfigDict) -> None:
+  """Drops what the recipe says where a flag for another field takes its place."""
+  given = config_flags.get_override_values(flags.FLAGS['config'])
+  given = [path.removeprefix('config.') for path in given]
+  for field, (other, value) in _REPLACES.items():
+    section, _, name = other.partition('.')
+    own = any(path == field or path.startswith(f'{field}.') for path in given)
+    if own and not any(path == other or path.startswith(f'{other}.') for path in given):
+      with config.unlocked():
+        config[section][name] = value
+
+
+def with_given_fields(config: ConfigDict) -> ConfigDict:
+  """Returns another config than that of --config with the fields that flags give."""
+  given = config_flags.get_override_values(flags.FLAGS['config'])
+  config.update_from_flattened_dict(
+    {path.removeprefix('config.'): value for path, value in given.items()}
+  )
+  return config
 
 
 def flag_problem(error: flags.Error) -> str:

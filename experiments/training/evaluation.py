@@ -1,7 +1,5 @@
 """What a network makes of a whole set: its accuracy, or a row for each picture."""
 
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,10 +10,8 @@ from jax.experimental import multihost_utils
 
 from experiments import data
 from experiments.data import Batch, DataSettings
-from experiments.runtime import processes
+from experiments.runtime import processes, waiting
 from experiments.training import steps
-
-_SECONDS_BETWEEN_LINES = 15
 
 
 def _run(
@@ -36,6 +32,7 @@ def evaluate(
   eval_step: Callable[..., dict[str, jax.Array]],
   networks: Mapping[str, tuple[Any, Any]],
   batches: Iterable[Batch],
+  num_examples: int | None = None,
 ) -> dict[str, float]:
   """Evaluates several sets of parameters on the same batches.
 
@@ -43,6 +40,7 @@ def evaluate(
     eval_step: from `steps.make_eval_step`.
     networks: suffix -> (params, network_state), e.g. {'': ..., '_ema': ...}.
     batches: the whole test set.
+    num_examples: in it, for the time left on the lines of a long evaluation.
 
   Returns:
     'loss<suffix>' (mean, nats), 'top1<suffix>' and 'top5<suffix>' (0..1), and 'count'.
@@ -52,19 +50,13 @@ def evaluate(
   """
   # Sums are added up in float64 and in order, so the result does not depend on timing.
   totals: dict[str, dict[str, float]] = {suffix: {} for suffix in networks}
-  began = last_line = time.monotonic()
+  countdown, last = waiting.Countdown(num_examples), [*networks][-1]
 
   def add(suffix: str, sums: dict[str, jax.Array], _: Batch) -> None:
-    nonlocal last_line
     for name, value in sums.items():
       totals[suffix][name] = totals[suffix].get(name, 0.0) + float(np.asarray(value))
-    now = time.monotonic()
-    if now - last_line > _SECONDS_BETWEEN_LINES:
-      done = int(totals[suffix]['count'])
-      if processes.is_main():  # standard output may be read by a program
-        line = f'... {done:,} images evaluated, {done / (now - began):.0f} images/s'
-        print(line, file=sys.stderr, flush=True)
-      last_line = now
+    if suffix == last:
+      countdown.reached(int(totals[suffix]['count']))
 
   _run(eval_step, networks, batches, add)
   results = {}
@@ -112,10 +104,13 @@ def predict(
     DataError: the data cannot be read.
   """
   rows: list[tuple[np.ndarray, ...]] = []
+  countdown = waiting.Countdown(num_examples)
 
   def add(_: str, out: dict[str, jax.Array], batch: Batch) -> None:
     columns = (out['probabilities'], out['pool'], batch.labels, batch.mask)
     rows.append(tuple(_merged(x) for x in columns))
+    done = sum(len(columns[0]) for columns in rows) * jax.process_count()
+    countdown.reached(min(done, num_examples))
 
   step, networks = steps.make_predict_step(network), {'': (params, network_state)}
   with data.test_batches(settings, **processes.share(), of_training_set=of_training_set) as batches:

@@ -14,19 +14,27 @@ from nfnets import baselines, list_models, optim, weights, zoo
 from nfnets.preprocessing import Preprocessing
 
 
+def _place(name: str) -> pathlib.Path:
+  """The file that a path or the folder of a run stands for; names of the zoo stay as they are."""
+  path = local_paths.require(name, 'weights')
+  is_name = name in list_models() and not path.is_file()
+  return weights.find_in_run(path) if path.is_dir() and not is_name else path
+
+
 def find_spec(name: str) -> zoo.AnySpec | None:
   """Returns the model that weights are for, without reading arrays where that can be avoided.
 
   Args:
-    name: a name that `nfnets.load_pretrained` knows, or the path of a file.
+    name: a name that `nfnets.load_pretrained` knows, or the path of a file or of a run's folder.
 
   Returns:
     The spec; None for a safetensors file of this library that was saved without one.
 
   Raises:
+    OSError: the folder has no weights.
     ValueError: no such name or file, or the file cannot be read.
   """
-  path = local_paths.require(name, 'weights')
+  path = _place(name)
   if path.is_file():
     if weights.is_safetensors(path):
       stored = weights.read_metadata(path).get('spec')
@@ -45,7 +53,7 @@ def find_preprocessing(name: str) -> Preprocessing | None:
   Raises:
     ValueError: the file cannot be read.
   """
-  path = local_paths.require(name, 'weights')
+  path = _place(name)
   if path.is_file():
     if not weights.is_safetensors(path):
       return weights.load_pretrained(path).preprocessing
@@ -70,7 +78,7 @@ def load(name: str, spec: zoo.AnySpec | None = None) -> tuple[dict[str, Any], di
     ConnectionError: published weights cannot be downloaded.
     ValueError: no such name or file, or the file cannot be read.
   """
-  path = pathlib.Path(name)
+  path = _place(name)
   if not (path.is_file() and weights.is_safetensors(path)):
     return weights.load_pretrained(name).params, {}
   tree, metadata = weights.load(path)
@@ -93,7 +101,7 @@ def places_of_classes(name: str, class_names: Sequence[str], num_logits: int) ->
   Raises:
     ConfigError: they do not know one, or their names cannot be used.
   """
-  path = pathlib.Path(name)
+  path = _place(name)
   if not (path.is_file() and weights.is_safetensors(path)):
     return None
   text = weights.read_metadata(path).get('class_names')

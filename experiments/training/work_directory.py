@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import logging
+from ml_collections import ConfigDict
 
+from configs import base
 from experiments import data
 from experiments.data import DataSettings, Identity
 from experiments.runtime import atomic_files, processes
@@ -61,12 +63,14 @@ class WorkDirectory:
     config: of the run, with every field filled in.
     settings: of its data.
     identity: of its data.
+    by_size: fields of the config that the number of training pictures decided.
   """
 
   path: pathlib.Path
   config: Mapping[str, Any]
   settings: DataSettings
   identity: Identity
+  by_size: frozenset[str] = frozenset()
 
   @contextlib.contextmanager
   def opened(self) -> Iterator[None]:
@@ -95,7 +99,7 @@ class WorkDirectory:
     if known:
       processes.say(
         f'{self.path} does not say which data its run began with; from now on it belongs to '
-        f'{self.settings.dir or self.settings.name or self.settings.source}.'
+        f'{self.settings.dir or self.settings.title}.'
       )
     self.path.mkdir(parents=True, exist_ok=True)
     names = gzip.compress(json.dumps(data.picture_names(self.settings)).encode())
@@ -118,11 +122,21 @@ class WorkDirectory:
   def _check_config(self) -> None:
     existing = _read_json(self.path / CONFIG_NAME)
     changed = differences(existing, json.loads(json.dumps(self.config)))  # tuples become lists
+    if changed and self._follows_from_data(changed):
+      self._check_data()  # which says what is behind it
     if changed:
       raise CheckpointError(
         f'{self.path} holds a run of another config ({"; ".join(changed[:5])}'
         f'{"; ..." if len(changed) > 5 else ""}): use another --workdir, or delete this one.'
       )
+
+  def _follows_from_data(self, changed: list[str]) -> bool:
+    """Whether the number of training pictures decided all fields that are another now."""
+    fields = {phrase.partition(':')[0] for phrase in changed}
+    in_spec = {field for field in fields if field.startswith('model.spec.')}
+    open_ = self.by_size | (in_spec if 'model.variant' in self.by_size else set())
+    derived = {'optimizer.clipping', 'data.image_size', 'data.eval_image_size'}
+    return fields <= open_ | derived and (self.path / DATA_NAME).exists()
 
   def _check_data(self) -> None:
     path = self.path / DATA_NAME
@@ -174,6 +188,20 @@ class WorkDirectory:
         file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
         file.flush()
       yield
+
+
+def read_config(path: pathlib.Path) -> ConfigDict:
+  """Returns the config of the run in a directory, every field filled in.
+
+  Raises:
+    CheckpointError: it has none, or one that cannot be read.
+  """
+  if not (path / CONFIG_NAME).is_file():
+    raise CheckpointError(f'{path} has no {CONFIG_NAME}, so it does not say what its data are.')
+  config = base.get_config()  # with fields that the run did not know
+  with config.unlocked(), config.ignore_type():
+    config.update(_read_json(path / CONFIG_NAME))
+  return config
 
 
 def _has_entries(place: pathlib.Path) -> bool:

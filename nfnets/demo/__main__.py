@@ -1,7 +1,7 @@
 """Opens a page in the browser to try networks.
 
     nfnets demo --weights F0
-    nfnets demo --weights runs/digits/ema_weights.safetensors F0 --examples photos/
+    nfnets demo --weights runs/digits F0 --examples photos/
 
 You can drop, paste or choose pictures, or take them with a camera. Only this machine can reach the
 page, unless --host is given; nothing leaves the machine, and no picture is stored.
@@ -74,7 +74,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     nargs='+',
     default=['F0'],
     metavar='W',
-    help='published names or files; the page chooses among them (default: F0)',
+    help="published names, files or runs' folders; the page chooses among them (default: F0)",
   )
   add('--examples', type=pathlib.Path, metavar='DIR', help='offer the pictures of a folder')
   add('--host', default='127.0.0.1', help='0.0.0.0: for others too (default: this machine)')

@@ -120,8 +120,8 @@ class Models:
       if self._loading:
         name = self.names[self._loading.number]
         raise RuntimeError(f'{name} is being loaded: wait until it is ready.')
-      is_file = os.path.isfile(self._weights[number])
-      step = 'reading the weights' if is_file else 'fetching the weights'
+      is_here = os.path.exists(self._weights[number])
+      step = 'reading the weights' if is_here else 'fetching the weights'
       self._loading = _Loading(number, time.monotonic(), step)
       self._problem = None
 

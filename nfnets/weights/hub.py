@@ -26,6 +26,7 @@ from nfnets.weights.timm import from_timm
 _LOG = logging.getLogger(__name__)
 
 _TIMM_FILE = 'model.safetensors'
+RUN_FILE = 'ema_weights.safetensors'  # what a finished training run leaves in its folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,8 @@ def load_pretrained(
   Args:
     name: one of `list_models(pretrained=True)`, in upper or lower case: 'F0'..'F6' (DeepMind's
       release) or timm's, such as 'eca_nfnet_l0'; or the path of a file: one that `save` wrote with
-      the model's spec, or one of DeepMind's release.
+      the model's spec, or one of DeepMind's release; or the folder of a training run, which stands
+      for the averaged weights in it.
     num_classes: if K differs from the weights' own number of classes, a new classifier is made,
       w [C, K] ~ N(0, 0.01^2) and b [K] = 0; nothing else changes, and a line is logged. None or the
       weights' own number keeps their classifier. Weights without a classifier are then loaded
@@ -93,7 +95,7 @@ def load_pretrained(
 
   Raises:
     ConnectionError: a file cannot be downloaded; the message says where to put it by hand.
-    FileNotFoundError: the path is a folder.
+    FileNotFoundError: the path is a folder without a run, or the run is not finished.
     ImportError: huggingface_hub, which timm's weights need, is not installed.
     ValueError: no such name or file; a file is damaged, or of another format or model.
   """
@@ -109,7 +111,7 @@ def load_pretrained(
   elif Path(name).is_file():
     loaded = _load_file(Path(name))
   elif Path(name).is_dir():
-    formats.read_safetensors(name)  # says that it is a folder, and what is in it
+    loaded = dataclasses.replace(_load_file(find_in_run(name)), name=Path(name).resolve().name)
   else:
     names = [*DEEPMIND, *TIMM]
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
@@ -128,6 +130,28 @@ def load_pretrained(
     return loaded
   params = _new_classifier(loaded, own, num_classes, seed)
   return dataclasses.replace(loaded, params=params, class_names=None)
+
+
+def find_in_run(folder: str | os.PathLike) -> Path:
+  """Returns the weights file in the folder of a training run.
+
+  Raises:
+    FileNotFoundError: there is none; the message says whether there is a run.
+  """
+  path = Path(folder) / RUN_FILE
+  if path.is_file():
+    return path
+  if (Path(folder) / 'config.json').is_file() or (Path(folder) / 'checkpoints').is_dir():
+    raise FileNotFoundError(
+      f'the run in {os.fspath(folder)!r} is not finished, so it has no {RUN_FILE} yet: give the '
+      'command that began it again, which goes on from its last checkpoint.'
+    )
+  found = sorted(file.name for file in Path(folder).glob('*.safetensors'))
+  instead = f' name a file in it, such as {found[0]},' if found else ' name a file of weights,'
+  raise FileNotFoundError(
+    f'{os.fspath(folder)!r} is a folder, but not of a training run, which would hold {RUN_FILE}:'
+    f'{instead} or a published name such as F0.'
+  )
 
 
 def _load_file(path: Path) -> Pretrained:

@@ -89,7 +89,11 @@ def test_a_linear_probe_trains_the_head_alone_and_saves_whole_weights(
 ):
   config = make_config(linear_probe=True)
   first = train.train(config, tmp_path)
-  assert 'Computing the features of 40 pictures' in capsys.readouterr().out
+  lines = capsys.readouterr().out.splitlines()
+  compiling = lines.index('Compiling the network, once: about a minute on a CPU.')
+  assert lines[compiling + 1] == 'Computing the features of 40 pictures.'
+  step_line = next(line for line in lines if line.startswith('step'))
+  assert step_line.endswith('- images/s  ETA -')  # its clock starts after the first step
   params, _ = weights.load(tmp_path / 'ema_weights.safetensors')
   before, _ = weights.load(trunk)
   for module in before:

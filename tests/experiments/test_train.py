@@ -1,5 +1,6 @@
 """The training program as its users meet it: whole runs, interruptions, bad input."""
 
+import csv
 import json
 import pathlib
 import re
@@ -225,6 +226,23 @@ def test_a_folder_of_pictures_with_a_corrupt_one(train, tmp_path):
   assert report['class_names'] == ['dark', 'light']
   assert report['count'] == 10
   assert report['corrupt_training_pictures'] == 1
+  lines = output.splitlines()
+  # What is silent is announced, and no rate contains it.
+  assert '10 updates are few to learn from: 8 epochs of 40 pictures in batches of 32.' in output
+  assert "test images of 'pictures' at 16 and 16 px" in output
+  compiling = lines.index('Compiling the train step, once: about a minute on a CPU.')
+  steps = [line for line in lines[compiling:] if line.startswith('step')]
+  assert re.match(r'step +1/10 .* - images/s  ETA -$', steps[0])
+  assert re.match(r'step +4/10 .* [0-9.]+ images/s  ETA \d+', steps[1])
+  with (tmp_path / 'run/predictions.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert sorted(row['picture'] for row in rows) == sorted(
+    f'test/{kind}/{i}.png' for kind in ('dark', 'light') for i in range(5)
+  )
+  assert all(row['truth'] == row['picture'].split('/')[1] for row in rows)
+  assert all((row['right'] == 'yes') == (row['truth'] == row['prediction']) for row in rows)
+  assert sum(row['right'] == 'yes' for row in rows) == round(10 * report['top1_ema'])
+  assert all(0.5 <= float(row['probability']) <= 1 for row in rows)
   # The same data with no corrupt picture allowed ends with the picture's name.
   output = train(tmp_path / 'strict', *arguments, '--config.data.max_corrupt_fraction=0', code=1)
   assert '3.png' in output
@@ -240,13 +258,40 @@ def test_no_readable_checkpoint_is_an_error_not_a_new_start(train, tmp_path):
   assert 'use another --workdir' in output
 
 
+def evaluate(*arguments, code=0):
+  command = [sys.executable, '-m', 'experiments.evaluate', *arguments]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+  assert done.returncode == code, done.stderr
+  return done
+
+
 def test_the_weights_of_a_run_evaluate_to_the_figures_of_its_report(unbroken):
   workdir = unbroken(1)
-  command = [sys.executable, '-m', 'experiments.evaluate', f'--config={CONFIG}']
-  command.append(f'--weights={workdir / "ema_weights.safetensors"}')
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
-  results = json.loads(done.stdout)
+  weights_file = workdir / 'ema_weights.safetensors'
+  results = json.loads(evaluate(f'--config={CONFIG}', f'--weights={weights_file}').stdout)
   report = json.loads((workdir / 'report.json').read_text())
   assert results['count'] == 360
   assert results['top1'] == report['top1_ema']
   assert results['loss'] == pytest.approx(report['loss_ema'], rel=1e-5)
+  # The run alone says where its pictures are; the default config, the digits, has other batches.
+  done = evaluate(f'--workdir={workdir}', '--config.data.eval_batch_size=90')
+  assert json.loads(done.stdout)['loss'] == pytest.approx(report['loss_ema'], rel=1e-5)
+  assert 'Compiling the evaluation, once' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('files', 'flags', 'sentence'),
+  [
+    ([], ['--workdir={}'], 'is a folder, but not of a training run'),
+    (['config.json'], ['--weights={}'], 'is not finished, so it has no ema_weights.safetensors'),
+    ([], [], 'give either --weights=FILE or --workdir=RUN'),
+    ([], ['--weights={}', '--workdir={}'], 'give either --weights=FILE or --workdir=RUN'),
+  ],
+)
+def test_what_is_no_run_is_said(tmp_path, files, flags, sentence):
+  for name in files:
+    (tmp_path / name).write_text('{}')
+  code = 1 if len(flags) == 1 else 2
+  done = evaluate(*(flag.format(tmp_path) for flag in flags), code=code)
+  assert sentence in ' '.join(done.stderr.split()), done.stderr
+  assert 'Traceback' not in done.stderr

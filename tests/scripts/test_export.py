@@ -43,6 +43,12 @@ def test_a_network_with_batch_normalisation(export, resnet_file, tmp_path):
   code, out, err = export(resnet_file, tmp_path / 'folded.safetensors')
   assert (code, err) == (0, '')
   assert 'parameters as safetensors in' in out
+  *before, _ = out.splitlines()  # what takes so long
+  assert before == [
+    f'Reading {resnet_file}.',
+    'Folding resnet into plain convolutions.',
+    'Writing resnet as safetensors: seconds for a small network, minutes for a large one.',
+  ]
   params, spec, _ = nfnets.load_pretrained(tmp_path / 'folded.safetensors')
   assert spec.folded
   np.testing.assert_allclose(deploy.predictor(params, spec)(images), want, rtol=1e-5)

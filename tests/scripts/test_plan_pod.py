@@ -83,6 +83,8 @@ def test_the_sweep_has_nothing_at_its_edge(plan_pod):
   [
     (['--topology=v9:2x2'], "Error: the topology 'v9:2x2' is unknown"),
     (['--topology=v3:4x4', '--batch=33'], 'cannot share a batch of 33 equally: 32 or 64 would do'),
+    # A recipe that leaves the batch to the number of pictures.
+    (['--config=image_folder', '--topology=v3:8x8'], 'cannot share a batch of 64 equally: 128 or'),
   ],
 )
 def test_bad_questions_are_one_sentence(run_script, arguments, sentence):

@@ -13,6 +13,7 @@ from experiments.runtime import profiling
 from experiments.runtime import ranges as field_ranges
 from experiments.runtime.errors import ConfigError
 from experiments.training import initial_weights
+from experiments.training.settings import by_size
 from experiments.training.settings.ranges import FIELDS
 from nfnets import ModelSpec, list_models, optim, zoo
 
@@ -20,19 +21,26 @@ from nfnets import ModelSpec, list_models, optim, zoo
 _FREE_FIELDS = ('drop_rate', 'stochdepth_rate', 'train_size', 'test_size', 'augment_magnitude')
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
+def resolve(config: ConfigDict, num_train: int | None = None) -> ConfigDict:
   """Fills in what is derived from other fields and checks the rest. Returns a new config.
+
+  Args:
+    config: as a file and flags give it.
+    num_train: training pictures; None counts them, if anything follows from their number.
 
   Raises:
     ConfigError: a field has a value that no run can use; the sentence says what to do.
+    DataError: the pictures cannot be counted.
     ValueError: the model cannot be built.
   """
-  config = config.copy_and_resolve_references()
-  field_ranges.check(config, FIELDS)  # before any file is looked at
+  config = checked(config)
   profiling.parse(config.profile)
-  if config.model.variant or not config.model.pretrained:
+  if config.model.variant:
     _named_spec(config.model)
   with config.unlocked():
+    if by_size.open_fields(config):
+      num_train = num_train or data.count_training_pictures(config)
+      by_size.fill_in(config, num_train, jax.device_count())
     if config.model.pretrained:
       _adopt_model(config.model)
       found = initial_weights.find_preprocessing(config.model.pretrained)
@@ -52,6 +60,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
   _check_sharing(config)
   _check_stages(config.model, spec)
   _check_finetuning(config.finetune, bool(config.model.pretrained), spec)
+  return config
+
+
+def checked(config: ConfigDict) -> ConfigDict:
+  """Returns a copy of a config each of whose fields, by itself, a run can use; or ConfigError."""
+  config = config.copy_and_resolve_references()
+  field_ranges.check(config, FIELDS)
+  if config.model.variant is None and (config.model.spec or config.model.pretrained):
+    config.model.variant = 'custom' if config.model.spec else ''
   return config
 
 
@@ -100,8 +117,7 @@ def of_weights(config: ConfigDict, path: str, given: Collection[str] = ()) -> Co
     ConfigError: a field has a value that no run can use.
     ValueError: no such file, or it cannot be read.
   """
-  config = config.copy_and_resolve_references()
-  field_ranges.check(config, FIELDS)
+  config = checked(config)
   with config.unlocked():
     config.model.pretrained = path
     if initial_weights.find_spec(path) is not None:

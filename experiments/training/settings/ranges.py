@@ -22,14 +22,14 @@ _DECAY = Number(0, 1, below=True)
 # In the order of configs/base.py.
 FIELDS: dict[str, Row] = {
   'seed': Number(0, 2**32 - 1, whole=True),  # Grain's are 32 bits
-  'num_epochs': Number(0, 1_000_000, above=True),
-  'global_batch_size': _BATCH,
+  'num_epochs': OrNone(Number(0, 1_000_000, above=True)),
+  'global_batch_size': OrNone(_BATCH),
   'accumulation_steps': _BATCH,
   'compute_dtype': Choice(('float32', 'bfloat16')),
   'label_smoothing': Number(0, 1, below=True),
   'ema_decay': Number(0, 1, note='published: 0.99999'),
-  'log_every_steps': _STEPS,
-  'evaluate_every_epochs': Number(0, 1_000_000, note='0: only at the end'),
+  'log_every_steps': OrNone(_STEPS),
+  'evaluate_every_epochs': OrNone(Number(0, 1_000_000, note='0: only at the end')),
   'checkpoint_every_steps': _STEPS,
   'keep_checkpoints': Number(1, 1_000_000, whole=True),
   'on_save_failure': Choice(('stop', 'continue')),
@@ -38,7 +38,7 @@ FIELDS: dict[str, Row] = {
   'keep_freed_memory': Switch(),
   'profile': Text(),  # `profiling.parse` checks it
   'model.pretrained': Text(),
-  'model.variant': Text(),  # `fields.model_spec` checks it
+  'model.variant': OrNone(Text()),  # `fields.model_spec` checks it
   'model.spec': Named(),  # the same
   'model.num_classes': OrNone(Number(1, 1_000_000, whole=True)),
   'model.drop_rate': OrNone(Number(0, 1, below=True)),
@@ -47,8 +47,9 @@ FIELDS: dict[str, Row] = {
   'model.remat': Several(Number(0, 100, whole=True)),
   'model.stem_space_to_depth': Choice(SPACE_TO_DEPTH),
   'optimizer.name': Choice(('sgd', 'adamw')),
-  'optimizer.learning_rate': Number(0, 1e38),  # of float32; `on_nonfinite` is for what diverges
-  'optimizer.warmup_epochs': Number(0, 1_000_000),
+  # Of float32; `on_nonfinite` is for what diverges.
+  'optimizer.learning_rate': OrNone(Number(0, 1e38)),
+  'optimizer.warmup_epochs': OrNone(Number(0, 1_000_000)),
   'optimizer.final_learning_rate': Number(0, 1000),
   'optimizer.momentum': _DECAY,
   'optimizer.adam_b1': _DECAY,

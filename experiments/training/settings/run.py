@@ -14,7 +14,7 @@ from experiments import data
 from experiments.data import NATURAL_LAYOUT, DatasetInfo, DataSettings, ImageLayout
 from experiments.runtime.errors import ConfigError
 from experiments.training.gradients import StepSettings
-from experiments.training.settings import fields
+from experiments.training.settings import by_size, fields
 from nfnets import ModelSpec, create_model, optim, zoo
 from nfnets.backbone import stem_block
 
@@ -49,6 +49,7 @@ class Run:
 
   Attributes:
     config: the config with every field filled in, as `config.json` and `report.json` keep it.
+    left_open: fields of it that the number of training pictures decided.
     variant: the network's name.
     spec: its numbers, with what the recipe changes of them.
     num_classes: of its logits; the data may have fewer.
@@ -65,6 +66,7 @@ class Run:
   """
 
   config: Mapping[str, Any]
+  left_open: frozenset[str]
   variant: str
   spec: zoo.AnySpec
   num_classes: int
@@ -86,6 +88,11 @@ class Run:
   on_nonfinite: str
   profile: str
 
+  @property
+  def model_title(self) -> str:
+    """What lines and pictures call the network: a custom one has no name of its own."""
+    return f'custom {self.spec.family}' if self.variant == 'custom' else self.variant
+
 
 def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | None = None) -> Run:
   """Reads a config.
@@ -100,11 +107,13 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
     DataError: the data are not as the config says.
     ValueError: the model cannot be built.
   """
-  config = fields.resolve(config)
+  left_open = by_size.open_fields(fields.checked(config))
+  config = fields.resolve(config, None if info is None else info.num_train)
   settings = DataSettings.from_config(config)
   info = info or data.describe(settings)
   num_classes = _num_classes(config.model.num_classes, info.num_classes)
   plan = _make_plan(config.num_epochs, info.num_train, config.global_batch_size)
+  by_size.warn_of_few_updates(config, info.num_train, plan.total_steps)
   spec = fields.model_spec(config.model)
   probing = config.finetune.linear_probe
   layout = NATURAL_LAYOUT  # of the features that a linear probe is given
@@ -113,6 +122,7 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
   schedule = _make_schedule(config, plan)
   return Run(
     config=config.to_dict(),
+    left_open=left_open,
     variant=config.model.variant,
     spec=spec,
     num_classes=num_classes,

@@ -3,9 +3,8 @@
 import math
 
 import numpy as np
-import pytest
 
-from experiments.reporting.progress import Progress, StepLog, format_seconds
+from experiments.reporting.progress import Progress, StepLog
 from experiments.reporting.recording import MetricWriter, read_csv
 
 
@@ -25,24 +24,6 @@ def test_progress_line():
   assert progress.line(1210, loss=1, learning_rate=0).endswith('lr 0.0000  - images/s  ETA -')
 
 
-@pytest.mark.parametrize(
-  ('seconds', 'text'),
-  [
-    (0.2, '0s'),
-    (59.4, '59s'),
-    (59.6, '1m00s'),
-    (192, '3m12s'),
-    (3599.7, '1h00m'),
-    (7500, '2h05m'),
-    (273_600, '3d04h'),
-    (math.nan, '-'),
-    (math.inf, '-'),
-  ],
-)
-def test_durations(seconds, text):
-  assert format_seconds(seconds) == text
-
-
 def test_steps_are_logged_at_their_multiples_and_at_both_ends(tmp_path, capsys):
   pace = Progress(total_steps=9, steps_per_epoch=3, images_per_step=4)
   with MetricWriter(tmp_path) as writer:
@@ -56,3 +37,19 @@ def test_steps_are_logged_at_their_multiples_and_at_both_ends(tmp_path, capsys):
   assert series['test/top1'] == [0.75]
   assert 0 <= series['train/data_wait_share'][0] <= 1
   assert 'loss 0.5000  lr 0.2500' in capsys.readouterr().out
+
+
+def test_the_rate_begins_after_the_first_step(tmp_path, capsys):
+  now = [0.0]
+  pace = Progress(total_steps=9, steps_per_epoch=3, images_per_step=4, clock=lambda: now[0])
+  with MetricWriter(tmp_path) as writer:
+    log = StepLog(writer, pace, every=2, first=1, last=9)
+    metrics = {'loss': np.float32(0.5), 'learning_rate': np.float32(0.25)}
+    now[0] += 60.0  # it compiled
+    pace.restart(1)
+    log.write(1, metrics)
+    assert capsys.readouterr().out.rstrip().endswith('- images/s  ETA -')
+    now[0] += 1.0
+    log.write(3, metrics)
+    assert capsys.readouterr().out.rstrip().endswith('8.0 images/s  ETA 3s')
+  assert read_csv(tmp_path)['train/images_per_second'].values.tolist() == [8.0]

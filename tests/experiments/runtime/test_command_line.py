@@ -125,3 +125,29 @@ def test_a_recipe_that_is_not_there(words):
   assert done.returncode == 2
   assert done.stderr.startswith('Error: there is no config file digit: those that come with')
   assert done.stderr.endswith('Did you mean --config=digits?\n')
+
+
+SPEC = "--config.model.spec={'width': (16,), 'depth': (1,), 'stride': (1,), 'train_size': 16}"
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'variant', 'widths'),
+  [
+    ([], 'custom', (32, 64, 96, 96)),
+    (['--config.model.variant=F0'], 'F0', None),
+    (['--config=nfnet_imagenet:F1', SPEC], 'custom', (16,)),
+    ([SPEC], 'custom', (16,)),
+    (['--config.model.variant=F0', SPEC], 'F0', (16,)),  # which `settings` refuses
+    (['--config.model.variant=custom'], 'custom', None),
+  ],
+)
+def test_a_flag_takes_the_place_of_what_the_recipe_says_elsewhere(arguments, variant, widths):
+  program = (
+    'from experiments.runtime import command_line\n'
+    "c = command_line.define_config('digits', '')\n"
+    'def main():\n'
+    "  print(c.value.model.variant, c.value.model.spec.get('width'))\n"
+    'command_line.run(main)\n'
+  )
+  done = run(['-c', program], *arguments)
+  assert done.stdout.strip() == f'{variant} {widths}', done.stderr

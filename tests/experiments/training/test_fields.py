@@ -56,6 +56,13 @@ ACCEPTED = {
   '10**12': {'optimizer.learning_rate'},
   # What is derived, or left to the network.
   'None': {
+    'num_epochs',
+    'global_batch_size',
+    'log_every_steps',
+    'evaluate_every_epochs',
+    'model.variant',  # the spec says all
+    'optimizer.learning_rate',
+    'optimizer.warmup_epochs',
     'model.num_classes',
     'model.drop_rate',
     'model.stochdepth_rate',
@@ -169,9 +176,9 @@ def test_a_value_is_refused_by_the_name_of_the_flag_or_meant_to_be_accepted(valu
     ('finetune.learning_rate_multipliers', {'NFNet': -1.0}, 'a dictionary whose values are each'),
     ('seed', -1, 'must be a whole number from 0 to 4,294,967,295, got -1.'),
     ('ema_decay', 1.5, r'must be a number from 0 to 1 \(published: 0.99999\), got 1.5.'),
-    ('optimizer.learning_rate', math.nan, r'must be a number from 0 to 1e\+38, got nan.'),
+    ('optimizer.learning_rate', math.nan, r'must be a number from 0 to 1e\+38, or None, got nan.'),
     ('optimizer.final_learning_rate', 1.0, 'is 1.0, above the highest rate 0.0125, which is'),
-    ('num_epochs', math.inf, 'must be a number above 0 and at most 1,000,000, got inf.'),
+    ('num_epochs', math.inf, 'must be a number above 0 and at most 1,000,000, or None, got inf.'),
     ('seeds', 1, "is no field: configs/base.py lists all fields. Did you mean 'seed'"),
     ('data.cropp', 'none', "is no field: .* Did you mean 'data.crop'"),
     ('profile', '1:99999999999999', "must be 'a:b'"),

@@ -367,3 +367,22 @@ def test_without_a_home_the_hub_makes_no_folder_of_its_own(hub_server, tmp_path,
   load_pretrained('test_nfnet')
   assert list((tmp_path / 'huggingface').rglob('model.safetensors'))
   assert not (tmp_path / '~').exists()
+
+
+def test_the_folder_of_a_run_stands_for_its_averaged_weights(tmp_path):
+  run = tmp_path / 'mine'
+  run.mkdir()
+  with pytest.raises(FileNotFoundError, match="mine' is a folder, but not of a training run"):
+    load_pretrained(run)
+  (run / 'other.safetensors').write_bytes(b'')
+  with pytest.raises(FileNotFoundError, match='name a file in it, such as other.safetensors'):
+    load_pretrained(run)
+  (run / 'config.json').write_text('{}')
+  with pytest.raises(FileNotFoundError, match="the run in .*mine' is not finished.* goes on from"):
+    load_pretrained(run)
+  params = _params(SPEC, 3)
+  save(run / 'ema_weights.safetensors', params, spec=SPEC, class_names=('a', 'b', 'c'))
+  loaded = load_pretrained(str(run))
+  _assert_same(loaded.params, params)
+  assert (loaded.name, loaded.spec, loaded.class_names) == ('mine', SPEC, ('a', 'b', 'c'))
+  assert nfnets.Classifier.from_pretrained(run).class_names == ('a', 'b', 'c')
