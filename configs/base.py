@@ -1,10 +1,10 @@
-"""Every field of a training run, with what it means. Recipes are short differences from this.
+"""Every field of a training run and its meaning. A recipe lists its differences from this file.
 
 A field that is None is derived when the run starts, after flags have overridden other fields
 (`experiments/training/settings` does that), so `--config.model.variant=F3` also changes the image
-size. 'None: by size' is: by the number of training pictures, as `by_size.py` there has it. What is
-outside the range that stands with a field is refused at the start; all numbers are finite, and
-'above' and 'below' leave the bound itself out.
+size. 'None: by size' means: from the number of training pictures, as in `by_size.py` there. The
+comment on a field gives its range; the run refuses other values at the start. All numbers must be
+finite, and 'above' and 'below' exclude the bound itself.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -33,17 +33,18 @@ def get_config() -> ConfigDict:
   """Returns the base configuration: the published NFNet-F0 recipe, with no data source chosen."""
   config = ConfigDict()
 
-  # Host order and augmentation, initial parameters, dropout: all follow from it. 0 to 2^32 - 1.
+  # Determines the order of examples, augmentation, initial parameters, dropout. 0 to 2^32 - 1.
   config.seed = 0
   config.num_epochs = 360.0  # above 0, to 1,000,000; may be fractional; None: by size
-  # Over all devices of all hosts, per optimiser update. 1 to 2^20, a multiple of the devices; None:
-  # by size.
+  # Over all devices of all hosts, per optimiser update. 1 to 2^20, a multiple of their number;
+  # None: by size.
   config.global_batch_size = 4096
-  # Gradients are averaged over this many slices of the batch. From 1, a divisor of each device's.
+  # Gradients are averaged over this many slices of the batch. From 1, a divisor of the number of
+  # images per device.
   config.accumulation_steps = 1
   config.compute_dtype = 'float32'  # 'float32' or 'bfloat16'; parameters and the loss stay float32
   config.label_smoothing = 0.1  # s in (1 - s) * y + s / K; 0 to below 1
-  # 0 to 1, reached slowly: min(ema_decay, (1 + step) / (10 + step)).
+  # 0 to 1; the decay rises to it: min(ema_decay, (1 + step) / (10 + step)).
   config.ema_decay = 0.99999
 
   config.log_every_steps = 50  # from 1; None: at least 40 times in a run, and every 50 steps
@@ -51,16 +52,16 @@ def get_config() -> ConfigDict:
   config.evaluate_every_epochs = 1.0
   config.checkpoint_every_steps = 1000  # from 1
   config.keep_checkpoints = 2  # the newest ones, 1 to 1,000,000
-  config.on_save_failure = 'stop'  # or 'continue': a full disk does not end the run
-  # Or 'skip': leave out steps with a NaN or infinite loss or gradient; 100 in a row end the run.
+  config.on_save_failure = 'stop'  # or 'continue': a full disk does not stop the run
+  # Or 'skip': skip steps with a NaN or infinite loss or gradient; 100 in a row end the run.
   config.on_nonfinite = 'stop'
 
-  # Where compiled programs are kept for the next run. '': where JAX_COMPILATION_CACHE_DIR says, or
-  # else with this library's downloads, but nowhere in a run of several processes: name a directory
-  # that all of them see. 'none': nowhere.
+  # Where compiled programs are kept for the next run. '': JAX_COMPILATION_CACHE_DIR if it is set,
+  # otherwise next to this library's downloads, but nowhere if the run has several processes: name
+  # a directory that all of them can see. 'none': nowhere.
   config.compilation_cache = ''
-  # On a CPU under Linux, whether freed memory is kept for the next step instead of given back: a
-  # fifth of the time of a step of F0. The process stays as large as it was at its largest.
+  # On a CPU under Linux, whether freed memory is kept for the next step instead of returned to the
+  # system: saves a fifth of the time of an F0 step. The process stays at its peak size.
   config.keep_freed_memory = True
   config.profile = ''  # 'a:b' writes JAX's profile of steps a to b into <workdir>/profile
 
@@ -71,93 +72,93 @@ def get_config() -> ConfigDict:
   # the place of the recipe's spec, and one for the spec that of its variant.
   config.model.variant = 'F0'
   config.model.spec = ConfigDict()  # 'custom': fields of nfnets.ModelSpec, or a baseline's
-  config.model.num_classes = config_dict.placeholder(int)  # to 1,000,000; None: as the data set has
+  config.model.num_classes = config_dict.placeholder(int)  # to 1,000,000; None: the data set's
   # 0 to below 1; None: the variant's own.
   config.model.drop_rate = config_dict.placeholder(float)
   config.model.stochdepth_rate = 0.25  # the same
   # A name in nfnets.activations.ACTIVATIONS; None: the variant's own.
   config.model.activation = config_dict.placeholder(str)
-  # Stages, from 0, whose blocks the gradient computes again instead of keeping: less memory, more
+  # Stages, from 0, whose blocks are recomputed for the gradient instead of kept: less memory, more
   # time, the same values. (0, 1, 2, 3): all of an NFNet.
   config.model.remat = ()
-  # Whether the stem's convolutions work on squares of pixels as the channels of one place: 'auto'
-  # (on accelerators), 'on' or 'off'.
+  # Whether the stem's convolutions work on squares of pixels, moved into the channels: 'auto' (on
+  # accelerators), 'on' or 'off'.
   config.model.stem_space_to_depth = 'auto'
 
   config.optimizer = ConfigDict()
   config.optimizer.name = 'sgd'  # with Nesterov momentum, as published; or 'adamw'
   # Per 256 images of the global batch; 0 to 1e38; None: by size.
   config.optimizer.learning_rate = 0.1
-  # 0 to half the run, to which more is cut with a warning; None: a twelfth of it, a third from
-  # weights.
+  # 0 to half the run; more is cut to that, with a warning; None: a twelfth of the run, a third when
+  # it starts from weights.
   config.optimizer.warmup_epochs = 5.0
-  config.optimizer.final_learning_rate = 0.0  # not scaled by the batch; 0 to the highest
+  config.optimizer.final_learning_rate = 0.0  # not scaled by the batch; 0 to the peak
   config.optimizer.momentum = 0.9  # 'sgd'; 0 to below 1
   config.optimizer.adam_b1 = 0.9  # 'adamw': decay of the gradients' average; 0 to below 1
   config.optimizer.adam_b2 = 0.999  # 'adamw': of the squared gradients' average; 0 to below 1
-  config.optimizer.weight_decay = 2e-5  # 0 to 1; 'adamw' wants more, 1e-2 to 1e-1
-  # Of adaptive gradient clipping: 0 switches it off; None follows the batch size, 0.01 from 1024
-  # on and up to 0.16 for small ones (nfnets.optim.clipping_for_batch). To 1,000.
+  config.optimizer.weight_decay = 2e-5  # 0 to 1; 'adamw' needs more, 1e-2 to 1e-1
+  # Of adaptive gradient clipping: 0 switches it off; None follows the batch size, from 0.01 for
+  # 1024 or more up to 0.16 for small batches (nfnets.optim.clipping_for_batch). To 1,000.
   config.optimizer.clipping = config_dict.placeholder(float)
   config.optimizer.clipping_eps = 1e-3  # smallest norm of weights that counts; above 0, to 1,000
-  config.optimizer.sam_rho = 0.0  # of sharpness-aware minimisation; published 0.05, 0: none, to 100
+  config.optimizer.sam_rho = 0.0  # of sharpness-aware minimisation: published 0.05; 0: off; to 100
   config.optimizer.sam_ascent_share = 1.0  # of each device's batch that SAM climbs with; above 0
 
   config.finetune = ConfigDict()
   config.finetune.new_head = True  # a new classifier, even if the weights' own would fit
-  # Parameters that stay as they are: prefixes of <module path>/<name>, whole parts of the path, in
-  # which * stands for any letters: ('NFNet/~/stem_conv*', 'NFNet/~/nf_block').
+  # Parameters that are not trained: prefixes of <module path>/<name> that end at a whole part of
+  # the path; * matches any letters: ('NFNet/~/stem_conv*', 'NFNet/~/nf_block').
   config.finetune.frozen = ()
-  # Prefix -> factor on the learning rate, e.g. {'NFNet/~/nf_block*': 0.1}; of several that fit, the
-  # longest one counts. Each 0 to 1,000.
+  # Prefix -> factor on the learning rate, e.g. {'NFNet/~/nf_block*': 0.1}; if several match, the
+  # longest one wins. Each 0 to 1,000.
   config.finetune.learning_rate_multipliers = ConfigDict()
-  # Runs the network once over all pictures and trains the classifier alone, on what it pools.
+  # Runs the network once over all pictures and trains only the classifier, on the pooled features.
   config.finetune.linear_probe = False
 
   config.data = ConfigDict()
-  config.data.source = 'tfds'  # 'digits' (embedded), 'folder', 'tfds', 'synthetic' (random images)
+  config.data.source = 'tfds'  # 'digits' (built in), 'folder', 'tfds', 'synthetic' (random images)
   config.data.name = ''  # the TFDS name when source is 'tfds', e.g. 'imagenet2012'
   config.data.dir = ''  # the folder of images, or TFDS's data directory
   config.data.train_split = 'train'  # a TFDS split expression, or the sub-folder's name
   config.data.test_split = 'test'
-  config.data.held_out_fraction = 0.2  # 'folder' without a test one: its share, above 0, below 1
-  config.data.num_examples = 0  # 'synthetic': training images, 1 to 2^31 - 1; tests have a tenth
+  config.data.held_out_fraction = 0.2  # 'folder' without a test folder; above 0, below 1
+  config.data.num_examples = 0  # 'synthetic': training images, 1 to 2^31 - 1; a tenth to test
   config.data.num_classes = 1000  # 'synthetic': number of classes, 2 to 1,000,000
   # Pixels of a side, 1 to 8,192; None: the variant's training and test size.
   config.data.image_size = config_dict.placeholder(int)
   config.data.eval_image_size = config_dict.placeholder(int)
   config.data.crop = 'random'  # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'
-  # (least, greatest) share of the area; above 0, to 1.
+  # (smallest, largest) share of the area; above 0, to 1.
   config.data.crop_area = (0.08, 1.0)
-  config.data.crop_aspect = (0.75, 4 / 3)  # (least, greatest) width / height; 0.01 to 100
+  config.data.crop_aspect = (0.75, 4 / 3)  # (smallest, largest) width / height; 0.01 to 100
   config.data.shift_fraction = 0.1  # crop 'shift': uniform translation, share of the side, 0 to 1
   config.data.flip = True  # left-right, with probability 1/2
-  config.data.resize = 'exact'  # bicubic of the training crops; 'opencv': quicker, other pixels
+  config.data.resize = 'exact'  # bicubic of the training crops; 'opencv': faster, other pixels
   config.data.mixing = 'none'  # 'mixup', 'cutmix' or 'mixup_cutmix' (half of each batch to each)
   config.data.mixup_alpha = 0.2  # of mixup's ratio, Beta(alpha, alpha); above 0, to 1,000
-  config.data.mix_pairing = 'second_image'  # or 'within_batch': its neighbour, half the decoding
+  config.data.mix_pairing = 'second_image'  # or 'within_batch': the next one, half the decoding
   config.data.augment = 'none'  # 'randaugment' or 'autoaugment'
-  config.data.randaugment_layers = 4  # operations that every picture goes through, 1 to 100
+  config.data.randaugment_layers = 4  # operations applied to every picture, 1 to 100
   # 0 to 100, published 5 to 15; None: the variant's own.
   config.data.randaugment_magnitude = config_dict.placeholder(float)
   config.data.autoaugment_policy = 'v0'  # the released code's, or 'paper'
-  # Of the published augmentation (experiments/data/augment/randaugment.py); () corrects them all.
+  # In the published augmentation (experiments/data/augment/randaugment.py); () corrects them all.
   config.data.published_quirks = ('solarize_wraps', 'contrast_by_area', 'enhance_from_tenth')
   # NFNet's; NF-RegNet's is ('augment', 'normalize', 'mix').
   config.data.order = ('mix', 'augment', 'normalize')
   # Or 'crop_resize', 'resize_crop_0.875', 'resize' (the whole picture); timm's 'center', 'squash'.
   config.data.eval_mode = 'resize_crop_32'
   config.data.eval_crop_share = 1.0  # 'center', 'squash': of the resized side; above 0, to 1
-  # Of red, green and blue, on the scale 0..1, e.g. (0.5, 0.5, 0.5); None: those of the weights in
+  # For red, green and blue, on the scale 0..1, e.g. (0.5, 0.5, 0.5); None: those of the weights in
   # model.pretrained, or ImageNet's.
   config.data.mean = config_dict.placeholder(tuple)
   config.data.stddev = config_dict.placeholder(tuple)
-  config.data.eval_batch_size = config_dict.placeholder(int)  # None: as a slice of training
-  # Whether the host rounds training images to compute_dtype and puts squares of their pixels into
-  # channels as the stem does first: 'auto' (for accelerators), 'on' or 'off'. The network sees the
+  config.data.eval_batch_size = config_dict.placeholder(int)  # None: that of a training slice
+  # Whether the host rounds training images to compute_dtype and moves squares of their pixels into
+  # the channels, as the stem would: 'auto' (for accelerators), 'on' or 'off'. The network sees the
   # same values.
   config.data.space_to_depth = 'auto'
-  config.data.num_workers = 0  # processes that prepare batches, to 1,024; 0: this one's threads
+  config.data.num_workers = 0  # processes that prepare batches, to 1,024; 0: threads of this one
   config.data.num_threads = 8  # threads per process that decode and augment, 1 to 1,024
   config.data.max_corrupt_fraction = 0.001  # 0 to 1; more unreadable pictures end the run
   return config

@@ -1,4 +1,4 @@
-"""The embedded default: scikit-learn's 1,797 scanned digits at 32 x 32 pixels.
+"""The default recipe: scikit-learn's 1,797 scanned digits at 32 x 32 pixels.
 
 ./scripts/train.sh
 """
@@ -7,7 +7,7 @@ from configs import base
 
 
 def get_config():
-  """Returns a small NFNet and a recipe of a few minutes on two CPU cores."""
+  """Returns a small NFNet and a recipe that takes a few minutes on two CPU cores."""
   config = base.get_config()
   config.num_epochs = 30.0
   config.global_batch_size = 64
@@ -27,7 +27,7 @@ def get_config():
 
   config.optimizer.learning_rate = 0.4
   config.optimizer.warmup_epochs = 3.0
-  config.optimizer.clipping = 0.08  # small batches want a larger clip ([NFNet] section 4.1)
+  config.optimizer.clipping = 0.08  # small batches need a larger clip ([NFNet] section 4.1)
 
   config.data.source = 'digits'
   config.data.crop = 'shift'

@@ -1,27 +1,27 @@
-"""Fine-tuning on a folder of pictures: DIR/train/<class>/*.jpg, DIR/test/<class>/*.jpg, or others.
+"""Fine-tuning on a folder of pictures: DIR/train/<class>/*.jpg, DIR/test/<class>/*.jpg, or similar.
 
 python -m experiments.train --config=configs/finetune.py --config.model.pretrained=F0 \
   --config.data.dir=DIR --workdir=runs/mine
 
-`model.pretrained` is a published name (F0..F6, eca_nfnet_l0, ...) or a file, and says which model
-it is. For the classifier alone, on features that are computed once: add
---config.finetune.linear_probe=True. To keep the first layers as they are:
+`model.pretrained` is a published name (F0..F6, eca_nfnet_l0, ...) or a file, and determines the
+model. To train only the classifier, on features that are computed once, add
+--config.finetune.linear_probe=True. To freeze the first layers, add
 --config.finetune.frozen="('NFNet/~/stem_conv*', 'NFNet/~/nf_block')".
 
 [NFNet] section 6 fine-tunes after large-scale pre-training: 15,000 steps of 2,048 pictures, peak
 learning rate 0.1 after 5,000 steps of warm-up and a cosine; SAM with rho 0.05, weight decay 1e-5,
-dropout 0.25, stochastic depth 0.1. Those that do not depend on size are kept here. A folder has
-thousands of pictures rather than millions, so the length is in epochs, 30, a third of them warm-up
-as published, and the learning rate is the published 0.1 at 2,048, 0.0125 per 256. With fewer than a
-thousand pictures the run makes 200 updates at least, of smaller batches at the same rates
-(`experiments/training/settings/by_size.py`).
+dropout 0.25, stochastic depth 0.1. This recipe keeps the values that do not depend on the size of
+the data set. A folder has thousands of pictures rather than millions, so the length is in epochs,
+30, a third of them warm-up as published. The learning rate is the published 0.1 at 2,048: 0.0125
+per 256. With fewer than a thousand pictures the batches are smaller, and the run makes at least 200
+updates (`experiments/training/settings/by_size.py`).
 """
 
 from configs import base
 
 
 def get_config():
-  """Returns the recipe for a folder of some dozen to some ten thousand pictures."""
+  """Returns the recipe for a folder of a few dozen to a few ten thousand pictures."""
   config = base.get_config()
   base.leave_open(
     config,
@@ -41,7 +41,7 @@ def get_config():
 
   config.optimizer.weight_decay = 1e-5
   config.optimizer.sam_rho = 0.05
-  config.optimizer.sam_ascent_share = 0.2  # 20 to 40% more time a step instead of 100%
+  config.optimizer.sam_ascent_share = 0.2  # 20 to 40% more time per step instead of 100%
 
   config.data.source = 'folder'
   config.data.crop_area = (0.25, 1.0)

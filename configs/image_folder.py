@@ -2,15 +2,15 @@
 
 ./scripts/train.sh --config=configs/image_folder.py --config.data.dir=DIR --workdir=runs/mine
 
-Where small files are slow to read, pack them once and train on OUT, with the same result:
+If small files are slow to read, pack them once and train on OUT, with the same result:
 
 python scripts/pack_folder.py DIR OUT
 
-A small network from scratch, on one machine. The number of training pictures decides what is left
-open here: `experiments/training/settings/by_size.py` has the table. A flag gives any of it a value:
---config.model.variant=F0 another network, --config.data.image_size another size in training.
-Clipping follows the batch size. With fewer pictures than some thousand, configs/finetune.py learns
-more.
+Trains a small network from scratch, on one machine. The number of training pictures decides the
+fields that are left open here: `experiments/training/settings/by_size.py` has the table. Flags
+override them: --config.model.variant=F0 for another network, --config.data.image_size for another
+size. Clipping follows the batch size. With fewer than a few thousand pictures, use
+configs/finetune.py.
 """
 
 from configs import base

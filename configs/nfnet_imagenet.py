@@ -1,9 +1,9 @@
 """The published NFNet recipe on ImageNet ([NFNet], arXiv 2102.06171, section 5 and appendix).
 
 python -m experiments.train --config=configs/nfnet_imagenet.py:F0 --config.data.dir=DIR
-Without the data set: --config.data.source=synthetic (random images, for speed and memory).
+Without the data set: --config.data.source=synthetic (random images, to test speed and memory).
 
-The data set is `imagenet2012` as TFDS prepares it, once, from the two official tar files:
+The data set is TFDS's `imagenet2012`. Prepare it once from the two official tar files:
 ./scripts/prepare_imagenet.sh --tars TARS --out DIR
 The test set is ILSVRC's validation set. To choose hyperparameters without it:
 --config.data.train_split='train[10000:]' --config.data.test_split='train[:10000]'
@@ -17,7 +17,7 @@ from configs import base
 def get_config(variant: str = 'F0'):
   """Returns the recipe of a variant: `configs/nfnet_imagenet.py:F3`.
 
-  Image sizes and dropout follow from `model.variant`, whatever a flag makes of it.
+  Image sizes and dropout follow from `model.variant`, even if a flag changes it.
   """
   config = base.get_config()
   config.model.variant = variant
@@ -27,7 +27,7 @@ def get_config(variant: str = 'F0'):
   config.data.test_split = 'validation'
   config.data.mixing = 'mixup_cutmix'
   config.data.augment = 'randaugment'  # 4 layers at the variant's magnitude, 5 to 15
-  config.data.num_examples = 1_281_167  # of an epoch of synthetic images
+  config.data.num_examples = 1_281_167  # per epoch, for synthetic images
   config.data.num_workers = 8
   config.compute_dtype = 'bfloat16'
   return config

@@ -1,4 +1,4 @@
-"""Small pictures, CIFAR-like, at 32 pixels: any TFDS data set, folder, or the embedded digits.
+"""Small pictures like CIFAR's, at 32 pixels: a TFDS data set, a folder, or the built-in digits.
 
 nfnets train --config=small_images --config.data.name=cifar10
 nfnets train --config=small_images:cpu --config.data.name=cifar10
@@ -7,13 +7,13 @@ nfnets train --config=small_images --config.data.source=folder --config.data.dir
 CIFAR-10 wants a GPU: it is 17 hours on two CPU cores (59 pictures a second). With :cpu, a smaller
 network for a third of the epochs, it is about half an hour there; the digits come to 98.6%.
 
-The published stem halves a picture twice, which leaves 32 pixels too coarse; this one keeps its
-resolution until the second stage. Clipping follows the batch size: 0.16 for the 64 of this recipe.
+The published stem halves a picture twice, which is too coarse for 32 pixels; this one keeps the
+resolution until the second stage. Clipping follows the batch size: 0.16 for this recipe's 64.
 
-Clipping by batch size on the digits, 8 epochs of a five-block network, best top-1 and its peak
-learning rate (python scripts/agc_stability.py, one seed; docs/figures/agc_stability.md):
+Best top-1 and the peak learning rate that gives it, by batch size, for 8 epochs of a five-block
+network on the digits (python scripts/agc_stability.py, one seed; docs/figures/agc_stability.md):
 
-| batch | clipping | with it | without |
+| batch | clipping | with clipping | without |
 |---|---|---|---|
 | 32 | 0.16 | 98.6% at 0.2 | 98.3% at 0.1 |
 | 128 | 0.08 | 95.6% at 0.2 | 78.3% at 0.1 |
@@ -73,7 +73,7 @@ def get_config(machine: str = ''):
   config.optimizer.weight_decay = 5e-5
 
   config.data.name = 'cifar10'
-  config.data.crop = 'shift'  # of at most a tenth of the side; the crops of ImageNet are too coarse
+  config.data.crop = 'shift'  # by at most a tenth of the side; ImageNet's crops are too coarse
   config.data.flip = True  # not for digits or letters
   config.data.eval_mode = 'resize'
   config.data.max_corrupt_fraction = 0.02

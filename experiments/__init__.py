@@ -2,8 +2,7 @@
 
 import sys
 
-from experiments.runtime import interruption
+from nfnets import interruption
 
-# '-m': Python is still looking for the command that it will run.
-if sys.argv[:1] in (['-m'], ['nfnets train'], ['nfnets evaluate']):
+if sys.argv[:1] == ['-m']:  # Python is still looking for the command that it will run
   interruption.listen()

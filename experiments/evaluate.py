@@ -69,8 +69,8 @@ def evaluate_file(
     raise ConfigError(f'{path} has no classifier, so there is nothing to evaluate.')
   if chosen.num_classes not in (None, num_classes):
     raise ConfigError(
-      f'model.num_classes is {chosen.num_classes}, but {path} knows {num_classes} classes: leave '
-      'the field out.'
+      f'--config.model.num_classes is {chosen.num_classes}, but {path} knows {num_classes} '
+      'classes: leave it out.'
     )
   names = chosen.info.class_names
   places = initial_weights.places_of_classes(str(path), names, num_classes)
@@ -103,8 +103,11 @@ def report(config: ConfigDict, path: str, flag: str) -> None:
     weights.find_in_run(place)  # says what is wrong with the folder
     if not flags.FLAGS['config'].present:
       config = command_line.with_given_fields(work_directory.read_config(place))
-  with processes.together():
+  with processes.together(checkpoints=False):
     compilation_cache.enable(config.compilation_cache)
+    # The weights may say how the picture is cut, and then its share counts.
+    given = command_line.given_fields() - {'data.eval_crop_share'}
+    settings.require_effect(config, given)
     figures = evaluate_file(config, place, command_line.given_fields('data'))
     processes.say(json.dumps(figures, indent=2))
 

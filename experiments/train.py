@@ -22,7 +22,6 @@ from experiments.runtime import (
   agreement,
   command_line,
   compilation_cache,
-  interruption,
   local_paths,
   preemption,
   processes,
@@ -39,7 +38,7 @@ from experiments.training import (
   steps,
   work_directory,
 )
-from nfnets import host_memory
+from nfnets import host_memory, interruption
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -238,6 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     directory = local_paths.require(workdir.value or f'runs/{name}', '--workdir')
     with processes.together():
       compilation_cache.enable(config.value.compilation_cache)
+      settings.require_effect(config.value, command_line.given_fields())
       figures = train(config.value, directory)
       return 0 if figures else code_when_stopped.value
 

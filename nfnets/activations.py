@@ -17,7 +17,7 @@ class Activation(NamedTuple):
   Attributes:
     function: the plain function.
     gamma: the factor that restores unit variance.
-    is_elementwise: whether each number of the output follows from one of the input.
+    is_elementwise: whether each number of the output depends on one number of the input.
   """
 
   function: Callable[[jax.Array], jax.Array]
@@ -67,11 +67,11 @@ class Scaled:
     return x
 
   def times(self, factor: float) -> 'Scaled':
-    """Returns this, scaled once more."""
+    """Returns this activation, scaled by another factor."""
     return dataclasses.replace(self, factors=(*self.factors, factor))
 
   def unscaled(self) -> 'Scaled':
-    """Returns the activation alone."""
+    """Returns the activation without its factors."""
     return dataclasses.replace(self, factors=())
 
 
@@ -98,5 +98,5 @@ def scaled(name: str) -> Scaled:
 
 
 def is_elementwise(function: Callable[[jax.Array], jax.Array]) -> bool:
-  """Whether a function is known to be elementwise: one of this module that is."""
+  """Whether a function is an elementwise activation of this module."""
   return isinstance(function, Scaled) and function.activation.is_elementwise

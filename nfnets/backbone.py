@@ -1,4 +1,4 @@
-"""The one normalizer-free block and the network body that every family shares.
+"""The normalizer-free block and the network body that all families share.
 
 Each block computes `x + alpha * branch(x / expected_std)` with a branch that preserves variance:
 [NFNet] section 2 and figure 3 (arXiv 2102.06171), [SigProp] section 3 (arXiv 2101.08692).
@@ -27,7 +27,7 @@ from nfnets.spec import ModelSpec
 
 
 def _activation(spec: ModelSpec) -> activations.Scaled:
-  """The activation before a convolution, scaled by gamma unless the convolution is."""
+  """The activation before a convolution, scaled by gamma unless the convolution's weights are."""
   activation = activations.scaled(spec.activation)
   is_scaled_elsewhere = spec.conventions.gamma_in_conv or spec.conventions.folded
   return activation.unscaled() if is_scaled_elsewhere else activation
@@ -71,7 +71,7 @@ class NFBlock(hk.Module):
   """The normalizer-free bottleneck block, [NFNet] figure 3 and appendix."""
 
   def __init__(self, plan: BlockPlan, spec: ModelSpec, name: str = 'nf_block'):
-    """Builds the block of one row."""
+    """Builds the block that one row describes."""
     super().__init__(name=name)
     self.plan = plan
     self.stage = plan.stage
@@ -135,7 +135,7 @@ class NFBlock(hk.Module):
 
 
 def stem_block(spec: ModelSpec, image_shape: tuple[int, int]) -> int:
-  """The side of the squares of pixels that suit a network's stem: `SpaceToDepth.block`.
+  """Returns the side of the pixel squares that suit a network's stem: `SpaceToDepth.block`.
 
   Args:
     spec: the network.

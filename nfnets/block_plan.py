@@ -1,6 +1,6 @@
 """The rows of a normalizer-free network: widths, strides, and the variance at each block.
 
-The bookkeeping is that of [NFNet] section 2 (arXiv 2102.06171) and [SigProp] section 3.
+The variances follow [NFNet] section 2 (arXiv 2102.06171) and [SigProp] section 3.
 """
 
 import math

@@ -37,16 +37,16 @@ class Labelled(NamedTuple):
 
 
 class Classifier:
-  """A network with everything that it takes to label pictures.
+  """A network with everything that is needed to label pictures.
 
       classifier = nfnets.Classifier.from_pretrained('F0')
       for label, probability, index in classifier('cat.jpg'):
         ...
 
-  A picture is a path, an address, the bytes of an encoded file, an open file, an array or a Pillow
+  A picture is a path, a URL, the bytes of an encoded file, an open file, an array or a Pillow
   image, see `inference.read_picture`. One picture runs alone, several in batches of `batch_size`.
-  Where XLA computes, the last batch is padded, so that the network is compiled once for either, at
-  the first use.
+  With XLA the last batch is padded, so that the network is compiled only once for each of the two
+  sizes, at first use.
 
   Any number of threads may use one classifier. It can be pickled.
 
@@ -54,11 +54,11 @@ class Classifier:
     spec: the network.
     num_classes: K.
     class_names: K names.
-    preprocessing: how pictures are brought to the network.
-    dtype: what it computes in.
-    runtime: what computes it, 'jax' or 'onnx'.
-    batch_size: pictures of several that it takes at a time.
-    name: of the weights.
+    preprocessing: how pictures are prepared for the network.
+    dtype: the dtype that it computes in.
+    runtime: 'jax' or 'onnx'.
+    batch_size: number of pictures per batch.
+    name: the name of the weights.
   """
 
   def __init__(
@@ -75,24 +75,24 @@ class Classifier:
     runtime: str | None = None,
     name: str | None = None,
   ):
-    """Checks the parameters and makes the network ready; XLA compiles at the first use.
+    """Checks the parameters and prepares the network; XLA compiles it at first use.
 
     Args:
-      params: module path -> name -> array, the parameters of `create_model(spec, K)`; with those
-        of a batch-normalised network its state, see `baselines.join_state`.
-      spec: the network. `*nfnets.deploy.fold(params, spec)` gives the two for less work.
+      params: module path -> name -> array, the parameters of `create_model(spec, K)`; for a
+        batch-normalised network with its state, see `baselines.join_state`.
+      spec: the network. `*nfnets.deploy.fold(params, spec)` gives a folded pair that runs faster.
       class_names: K names. None: ImageNet's if K is 1000, else 'class 0', 'class 1', ...
-      preprocessing: how pictures are brought to the network; None: DeepMind's way, to
+      preprocessing: how pictures are prepared for the network; None: DeepMind's way, at
         spec.test_size.
-      size: another height and width than the preprocessing's, in pixels.
-      mode: another way to get there than the preprocessing's, see
+      size: height and width in pixels, if different from the preprocessing's.
+      mode: how pictures are resized, if different from the preprocessing's, see
         `inference.resize_for_evaluation`.
-      dtype: what the network computes in, one of DTYPES. What comes out is float32.
-      batch_size: pictures of several that the network takes at a time. None: 4 on a CPU, else 32.
+      dtype: the dtype that the network computes in, one of DTYPES. Results are float32.
+      batch_size: number of pictures per batch. None: 4 on a CPU, otherwise 32.
       runtime: 'jax': XLA, on JAX's default device; 'onnx': ONNX Runtime, on the CPU. None: the
         latter where JAX has a CPU only, dtype is 'float32' and the extra `serve` is installed; the
         results are the same to about 1e-6.
-      name: of the weights, for `repr`; None: the network's, if it has one.
+      name: name of the weights, for `repr`; None: the network's, if it has one.
 
     Raises:
       ImportError: the runtime is not installed.
@@ -125,19 +125,19 @@ class Classifier:
     batch_size: int | None = None,
     runtime: str | None = None,
   ) -> Self:
-    """Makes a classifier of published weights or of a local file.
+    """Makes a classifier from published weights or a local file.
 
     Args:
       name_or_path: as in `nfnets.load_pretrained`: 'F0', 'eca_nfnet_l0', a file of DeepMind's
         release, or a file that `nfnets.weights.save` or a training run wrote.
       class_names: K names; None: the file's own, or else as in the constructor.
       cache_dir: where downloads are kept, as in `nfnets.load_pretrained`.
-      preprocessing: None: that of the weights, which are evaluated as they were published.
-      size: as in the constructor, as is what follows.
-      mode: likewise.
-      dtype: likewise; None: 'float32'.
-      batch_size: likewise.
-      runtime: likewise.
+      preprocessing: None: that of the weights, as they were evaluated when published.
+      size: as in the constructor.
+      mode: as in the constructor.
+      dtype: as in the constructor; None: 'float32'.
+      batch_size: as in the constructor.
+      runtime: as in the constructor.
 
     Raises:
       ConnectionError: the weights cannot be downloaded.
@@ -179,28 +179,28 @@ class Classifier:
 
   @property
   def size(self) -> int:
-    """Height and width that pictures are brought to, in pixels."""
+    """Height and width to which pictures are resized, in pixels."""
     return self.preprocessing.size
 
   @property
   def mode(self) -> str:
-    """How they are brought to it, see `inference.resize_for_evaluation`."""
+    """How pictures are resized, see `inference.resize_for_evaluation`."""
     return self.preprocessing.mode
 
   def __repr__(self) -> str:
-    """One line: the weights, the classes, how pictures are prepared, what computes."""
+    """One line: the weights, the classes, how pictures are prepared, the runtime."""
     return (
       f'Classifier({self.name!r}, {self.num_classes:,} classes, {self.preprocessing}, '
       f'{self.dtype}, runtime={self.runtime!r})'
     )
 
   def __getstate__(self) -> dict[str, Any]:
-    """All but what is made again: the lock and the runtimes."""
+    """Everything except what is made again: the lock and the runtimes."""
     unwanted = ('_lock', '_engine', '_xla')
     return {name: value for name, value in vars(self).items() if name not in unwanted}
 
   def __setstate__(self, state: Mapping[str, Any]) -> None:
-    """Takes what `__getstate__` gave."""
+    """Restores what `__getstate__` returned."""
     vars(self).update(state)
     self._lock = threading.Lock()
 
@@ -220,11 +220,11 @@ class Classifier:
       top: how many classes to name, at most all.
 
     Returns:
-      The likeliest classes, likeliest first; for several pictures a list of these.
+      The most likely classes, most likely first; for several pictures a list of these.
 
     Raises:
       OSError: a file cannot be read.
-      ValueError: something is no picture, of several saying which, or top is less than 1.
+      ValueError: something is not a picture (the message says which one), or top is less than 1.
     """
     _check_top(top)
     ranked = []
@@ -233,18 +233,18 @@ class Classifier:
     return ranked if picture_sources.is_iterable(pictures) else ranked[0]
 
   def each(self, source: Picture | Iterable[Picture], top: int = 5) -> Iterator[Labelled]:
-    """Labels many pictures one after the other, and says of each what it is called.
+    """Labels many pictures one by one, and gives the name of each.
 
         for name, predictions, problem in classifier.each('photos/'):
           print(name, problem or predictions[0].label)
 
     Args:
-      source: a folder, whose pictures count at every depth; a pattern, 'photos/*.jpg'; a video; or
-        whatever the call takes. It is read as the results are taken.
+      source: a folder, searched at every depth; a pattern, 'photos/*.jpg'; a video; or anything
+        that the call takes. It is read as the results are consumed.
       top: how many classes to name, at most all.
 
     Yields:
-      A `Labelled` for each picture, in order. Those that cannot be used do not end it, and say why.
+      A `Labelled` for each picture, in order. One that cannot be used says why; the rest follow.
 
     Raises:
       OSError: there is no such file, or a video cannot be read.
@@ -266,7 +266,7 @@ class Classifier:
   def features(
     self, pictures: Picture | Iterable[Picture], names: Sequence[str] | None = None
   ) -> dict[str, np.ndarray]:
-    """Returns what the network makes of pictures on its way to the labels.
+    """Returns the features and logits that the network computes from pictures.
 
     Args:
       pictures: one picture or several, as above.
@@ -278,7 +278,8 @@ class Classifier:
 
     Raises:
       OSError: a file cannot be read.
-      ValueError: something is no picture, there is none, or no such feature, or names is no list.
+      ValueError: something is not a picture, there is none, a feature does not exist, or names is
+        not a list.
     """
     if isinstance(names, str):
       raise ValueError(
@@ -293,11 +294,11 @@ class Classifier:
       )
     batches = list(self._run(pictures, names))
     if not batches:
-      raise ValueError('features of no pictures were asked for: give at least one.')
+      raise ValueError('no pictures were given: features needs at least one.')
     return {name: np.concatenate([batch[name] for batch in batches]) for name in names}
 
   def rank(self, logits: np.ndarray, top: int = 5) -> list[Prediction]:
-    """Returns the likeliest classes, likeliest first, of one picture's logits [K].
+    """Returns the most likely classes, most likely first, from one picture's logits [K].
 
     Raises:
       ValueError: the logits are not finite numbers.
@@ -328,7 +329,7 @@ class Classifier:
     return self._xla
 
   def _made(self, runtime: str) -> runtimes.Runtime:
-    """One of the two above, made once whatever the number of threads."""
+    """One of the two above, made only once for any number of threads."""
     with self._lock:
       return getattr(self, runtime)
 
@@ -393,7 +394,7 @@ def _check_options(
   batch_size: int | None,
   runtime: str | None,
 ) -> str:
-  """Refuses options of a classifier that have no such value; returns the runtime."""
+  """Raises ValueError for an invalid option of a classifier; returns the runtime."""
   Preprocessing(1).replace(size=size, mode=mode)
   if dtype not in DTYPES:
     raise ValueError(f'dtype must be one of {", ".join(DTYPES)}, got {dtype!r}.')
@@ -420,5 +421,5 @@ def _complete_names(names: Sequence[str] | None, num_classes: int) -> tuple[str,
   if isinstance(names, str):
     raise ValueError(f'class_names must be a list of names, got the text {names!r}.')
   if len(names) != num_classes:
-    raise ValueError(f'{len(names)} class names were given and the network has {num_classes}.')
+    raise ValueError(f'{len(names)} class names were given but the network has {num_classes}.')
   return tuple(names)

@@ -1,6 +1,6 @@
 """The command `nfnets`: the programs of this library under one name, from any folder.
 
-Standard library only, so that it answers at once; a program is loaded when it is asked for.
+Uses only the standard library, so that it responds at once; a program is loaded when it is run.
 """
 
 import difflib
@@ -10,7 +10,7 @@ import sys
 from typing import NamedTuple
 
 import nfnets
-from nfnets import installation
+from nfnets import installation, interruption
 
 
 class Command(NamedTuple):
@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     hint = f'did you mean {close[0]!r}?' if close else f'there are {", ".join(COMMANDS)}.'
     print(f'Error: nfnets has no command {name!r}: {hint}', file=sys.stderr)
     return 2
+  if argv is None:
+    interruption.listen()
   sys.path.insert(0, str(programs()))
   sys.argv = [f'nfnets {name}', *arguments]  # programs say how they were called
   try:
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     needed = installation.command('train')
     print(f'Error: nfnets {name} needs the package {error.name}: {needed}', file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
+  except KeyboardInterrupt:  # where this process does not listen
     print('Error: interrupted.', file=sys.stderr)
     return 130
 
@@ -77,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
 def programs() -> pathlib.Path:
   """Returns the folder of the packages `experiments`, `configs` and `scripts`.
 
-  A wheel keeps them apart from other packages, whose names they might take; they come first on the
-  path of the programs alone, before a user's own folders of these names.
+  A wheel keeps them in a separate folder, because their names might clash with other packages. Only
+  the programs have it on their path, before a user's own folders of these names.
   """
   root = pathlib.Path(__file__).parents[1]
   installed = root / 'nfnets_programs'

@@ -1,4 +1,4 @@
-"""Makes the convolutions of any Haiku network standardised ones, without editing the network."""
+"""Standardises the weights of any Haiku network's convolutions, without editing the network."""
 
 import contextlib
 import math
@@ -27,26 +27,26 @@ def weight_standardized(
         with nfnets.weight_standardized(remove_batch_norm=True):
           return SomeNetwork()(images)
 
-  It is for `hk.Conv1D`, `2D`, `3D`, their transposed and depthwise forms, and what is built from
-  them. Their `w` and `b` keep path, shape and initialiser; beside them there is `gain` [O], from 1.
-  Linear layers stay as they are.
+  This applies to `hk.Conv1D`, `2D`, `3D`, their transposed and depthwise forms, and modules built
+  from them. Their `w` and `b` keep path, shape and initialiser; each also gets a `gain` [O] that
+  starts at 1. Linear layers do not change.
 
   When it is valid: each convolution then preserves variance ([SigProp] section 4, arXiv
-  2101.08692), so the network may do without normalisation if the other layers preserve it too:
+  2101.08692), so the network needs no normalisation if the other layers preserve it too:
 
   * activations scaled by their gamma (`nfnets.activations.scaled`);
   * residual branches that see inputs of variance one and are added with a small weight, as
     `x + alpha * skip_gain * branch(x / expected_std)` ([NFNet] section 2). A network written for
     BatchNorm does not divide, so its variance grows with each block: such blocks need editing.
 
-  BatchNorm also regularised: expect to need dropout, stochastic depth and adaptive gradient
+  BatchNorm also regularises: expect to need dropout, stochastic depth and adaptive gradient
   clipping.
 
   Args:
     skip: module path -> whether to leave that module alone, e.g. the 1x1 convolutions of
       squeeze-excite or of a classifier.
     remove_batch_norm: whether `hk.BatchNorm` returns its input; then it has neither parameters nor
-      state. If False it works on as written, normalising standardised convolutions.
+      state. If False it still normalises, now after standardised convolutions.
     epsilon: see `nfnets.execution.standardize`.
 
   Raises:

@@ -15,8 +15,9 @@ from nfnets import execution, zoo
 def count_multiply_adds(function: Callable[..., Any], *args: Any) -> int:
   """Returns how many multiply-adds the convolutions and matrix products of a function take.
 
-  What papers call FLOPs of an image network is mostly this number; twice it are floating point
-  operations. Positions of a window over padding count, as usual. Elementwise work does not.
+  This is mostly what papers call the FLOPs of an image network; the number of floating-point
+  operations is twice as large. Window positions over padding count, as usual; elementwise work does
+  not.
 
   Args:
     function: any traceable function.

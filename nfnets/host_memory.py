@@ -1,4 +1,4 @@
-"""Freed memory, kept for the next call: XLA's CPU backend asks for it anew at every step."""
+"""Keeps freed memory for the next call, as XLA's CPU backend allocates it again at every step."""
 
 import ctypes
 import importlib.metadata
@@ -14,17 +14,17 @@ def keep_freed_memory() -> bool:
   """Makes this process keep the memory that it frees, until it ends.
 
   A compiled function on a CPU allocates all its temporary arrays at each call and frees them after
-  it. The C library gives blocks of that size back to the system, which has to clear every page of
-  them again: for the gradient of F0 at batch 8 a fifth of all processor time. Kept, the pages are
-  cleared once. The process then stays as large as it was at its largest, and numpy and the input
-  pipeline share one arena of memory.
+  it. The C library returns blocks of that size to the system, which must then clear every page
+  again: for the gradient of F0 at batch 8 this takes a fifth of all processor time. If they are
+  kept, the pages are cleared once. The process then stays at its peak size, and numpy and the input
+  pipeline share one memory arena.
 
   Call it before JAX's first computation, whose threads otherwise have arenas of their own.
   `experiments.train` does so on a CPU unless `config.keep_freed_memory` is False. It changes no
   value and nothing but glibc's settings.
 
   Returns:
-    Whether it took effect: only with glibc (Linux), else nothing happens.
+    Whether it took effect: only with glibc (Linux); otherwise nothing happens.
   """
   if not sys.platform.startswith('linux'):
     return False
@@ -38,6 +38,6 @@ def keep_freed_memory() -> bool:
 
 
 def accelerator_is_installed() -> bool:
-  """Whether JAX has a plug-in for something else than the CPU; asking starts no backend."""
+  """Whether JAX has a plug-in for an accelerator; the check starts no backend."""
   plugins = importlib.metadata.entry_points(group='jax_plugins')
   return bool(plugins) or importlib.util.find_spec('libtpu') is not None

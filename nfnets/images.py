@@ -27,15 +27,15 @@ _TABLE_SIZE = 1024  # TensorFlow rounds positions to this fraction of a pixel
 def decode(data: bytes, *, exact: bool = False) -> np.ndarray:
   """Decodes a picture; the format follows from the content, not from any file name.
 
-  The formats are JPEG, PNG, WebP, GIF, BMP, TIFF and PPM (PBM and PGM as well); of several frames
-  the first counts. The colours are those that Pillow shows, upright as EXIF says: grey, palettes
-  and CMYK become RGB, alpha is dropped. Pixels of a grey or YCbCr JPEG equal those of TensorFlow's
-  default decoder bit for bit, or, if `exact`, those of Pillow; but for the orientation, which these
-  ignore. Of 16 bits a sample the upper 8 are kept, as TensorFlow does.
+  The formats are JPEG, PNG, WebP, GIF, BMP, TIFF and PPM (PBM and PGM as well); only the first
+  frame is used. The colours are those that Pillow shows, rotated as EXIF says: grey, palettes and
+  CMYK become RGB, alpha is dropped. Apart from the orientation, which they ignore, the pixels of a
+  grey or YCbCr JPEG equal those of TensorFlow's default decoder bit for bit or, if `exact`, those
+  of Pillow. Of 16-bit samples the upper 8 bits are kept, as TensorFlow does.
 
-  A damaged file is used if at least half of its rows, without a gap, were decoded. Rows count that
-  do not depend on what is missing: of a progressive JPEG or an interlaced file, those with all
-  their passes.
+  A damaged file is used if at least half of its rows were decoded without a gap. A row counts only
+  if it does not depend on missing data: in a progressive JPEG or an interlaced file, if it has all
+  its passes.
 
   Args:
     data: the encoded picture.
@@ -98,7 +98,7 @@ def resize_bicubic(
   """Resizes a picture, or one box of it, with TensorFlow's bicubic kernel.
 
   The cubic convolution kernel of Keys with a = -0.5, half-pixel centres, no antialiasing; taps
-  outside the box count nothing and the others are scaled to sum to one.
+  outside the box are ignored and the others are scaled to sum to one.
 
   Args:
     image: uint8 or float32 [H, W, 3].
@@ -117,7 +117,7 @@ def resize_bicubic(
   if (in_height, in_width) == (out_height, out_width):
     return image[:, :: -1 if mirror else 1].astype(np.float32, order='C')
   # Each pass is a sparse matrix times [pixels along the axis, all other values], so the columns
-  # are resized in a transposed image. Several times quicker than gathers or dense products.
+  # are resized in a transposed image. Several times faster than gathers or dense products.
   columns = cv2.transpose(image).reshape(in_width, in_height * 3).astype(np.float32, copy=False)
   columns = _resize_matrix(in_width, out_width, mirror) @ columns
   rows = cv2.transpose(columns.reshape(out_width, in_height, 3)).reshape(in_height, out_width * 3)
@@ -131,7 +131,7 @@ def resize_opencv(
   box: tuple[int, int, int, int] | None = None,
   mirror: bool = False,
 ) -> np.ndarray:
-  """Resizes with OpenCV's bicubic kernel (a = -0.75): quicker, but not the published pixels.
+  """Resizes with OpenCV's bicubic kernel (a = -0.75): faster, but not the published pixels.
 
   Arguments, result and errors are those of `resize_bicubic`; a uint8 picture gives whole numbers
   in 0..255.
@@ -214,7 +214,7 @@ def normalize(
     images: [..., W, 3] on the scale 0..255, RGB.
     out: float32 of the same shape, C-contiguous, to take the result. None: a new array.
     mean: of each channel, on the scale 0..1.
-    stddev: likewise.
+    stddev: standard deviation of each channel, on the same scale.
 
   Returns:
     float32, the same shape; `out` itself if given.

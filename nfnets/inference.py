@@ -1,4 +1,4 @@
-"""From a picture to what a network takes, as the published evaluations did it."""
+"""Prepares a picture for a network, as the published evaluations did."""
 
 import math
 import os
@@ -25,13 +25,13 @@ Picture = np.ndarray | bytes | str | os.PathLike | Image.Image | BinaryIO
 
 
 def preprocess(image_or_bytes: Picture, size: int, mode: str = 'resize_crop_32') -> np.ndarray:
-  """Makes of one picture the input of a network that was trained here or published by DeepMind.
+  """Prepares one picture for a network that was trained here or published by DeepMind.
 
   `preprocessing.Preprocessing` is the same for any set of weights.
 
   Args:
     image_or_bytes: uint8 or float32 [H, W, 3] on the scale 0..255, RGB; or an encoded picture; or
-      whatever else `read_picture` takes.
+      anything else that `read_picture` takes.
     size: height and width of the result, in pixels.
     mode: one of EVALUATION_MODES, see `resize_for_evaluation`.
 
@@ -54,13 +54,13 @@ def resize_for_evaluation(
   Args:
     image: uint8 or float32 [H, W, 3].
     size: height and width of the result, in pixels.
-    mode: 'resize_crop_32': to a square of size + 32 whatever the aspect, then its centre.
+    mode: 'resize_crop_32': to a square of size + 32, ignoring the aspect, then its centre.
       'crop_resize': the central square of size / (size + 32) of the shorter side, then resized.
       'resize_crop_0.875': to a square of size / 0.875, then its centre.
       'resize': the whole picture to the square.
       'center': the shorter side to size / crop_share, the aspect kept, then the centre.
-      'squash': to a square of size / crop_share whatever the aspect, then its centre.
-      The last two are timm's, antialiased and rounded to bytes; the others are DeepMind's, neither.
+      'squash': to a square of size / crop_share, ignoring the aspect, then its centre.
+      The last two are timm's, antialiased and rounded to bytes; the others, DeepMind's, are not.
     crop_share: of the resized side that is kept, above 0, at most 1; 'center' and 'squash' use it.
 
   Returns:
@@ -108,10 +108,10 @@ def padded_center_box(shape: tuple[int, ...], size: int) -> tuple[int, int, int,
 
 
 def read_picture(picture: Picture, *, exact: bool = False) -> np.ndarray:
-  """Brings a picture of any kind to an RGB array.
+  """Reads a picture of any kind as an RGB array.
 
   Args:
-    picture: a path; an address, https://...; the bytes of an encoded file; a file open for reading
+    picture: a path; a URL, https://...; the bytes of an encoded file; a file open for reading
       bytes; a Pillow image; or an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] of bool,
       uint8, uint16 (the upper 8 bits count) or floats on the scale 0..255. Alpha is dropped and a
       file or Pillow image turned upright as its EXIF says.

@@ -1,4 +1,4 @@
-"""Parameters at initialisation, quickly, and with every residual branch at work."""
+"""Fast initial parameters, and initial parameters with every residual branch active."""
 
 import functools
 import math
@@ -15,15 +15,16 @@ Tree = dict[str, dict[str, jax.Array]]
 def initialize(network: Callable[..., Any], rng: jax.Array, *args: Any) -> tuple[Tree, Tree]:
   """Returns parameters and state from a network's own initialisers, without running it.
 
-  The laws are those of `hk.transform_with_state(network).init`, the random numbers are not: that
-  compiles a program as large as the network, or runs it; here equal initialisers of equal shapes
-  are compiled once. A network of 200 blocks takes seconds instead of minutes. State that only a run
-  would set is zeros, so batch normalisation has to use the statistics of the batch.
+  The distributions are those of `hk.transform_with_state(network).init`, but the random numbers
+  differ. That function compiles a program as large as the network, or runs it; here equal
+  initialisers of equal shapes are compiled once: a network of 200 blocks takes seconds instead of
+  minutes. State that only a run would set is zeros, so batch normalisation must use the statistics
+  of the batch.
 
   Args:
     network: a function that builds and calls Haiku modules.
     rng: key.
-    *args: what the network is called with, arrays or `jax.ShapeDtypeStruct`s.
+    *args: the network's arguments, arrays or `jax.ShapeDtypeStruct`s.
   """
   found: dict[tuple[str, str, str], tuple] = {}
 
@@ -55,11 +56,11 @@ def initialize(network: Callable[..., Any], rng: jax.Array, *args: Any) -> tuple
 
 
 def open_branches(params: Mapping[str, Mapping[str, Any]], rng: jax.Array) -> Tree:
-  """Returns freshly initialised parameters with every residual branch at work.
+  """Returns freshly initialised parameters with every residual branch active.
 
-  Blocks start as the identity, by a skip gain, gains or weights of zero, and a branch that is
-  multiplied by zero shows nothing. Skip gains and all-zero gains become 1; convolutions of zeros
-  are drawn from N(0, 2 / fan_in). Trained parameters, without zeros, stay as they are.
+  Blocks start as the identity because a skip gain, gains or weights are zero, and a branch that is
+  multiplied by zero shows nothing. Skip gains and all-zero gains become 1; all-zero convolutions
+  are drawn from N(0, 2 / fan_in). Trained parameters, which are not zero, do not change.
 
   Args:
     params: module path -> name -> array.

@@ -1,6 +1,6 @@
 """What to install: the command that adds an extra to this installation, and the build for a GPU.
 
-Standard library only: scripts/setup.sh asks it before anything is installed.
+Uses only the standard library: scripts/setup.sh runs it before anything is installed.
 """
 
 import os
@@ -21,7 +21,7 @@ def command(extra: str) -> str:
 
   Returns:
     For example `.venv/bin/pip install -e '.[onnx]'` in a checkout, `pip install 'nfnets[onnx]'`
-    where the library is installed. It works in the current folder, whichever that is.
+    where the library is installed. The command works in the current folder.
   """
   if (_ROOT / 'setup.py').is_file():
     return f'{_pip()} install -e {shlex.quote(f"{_shown(_ROOT)}[{extra}]")}'
@@ -55,6 +55,6 @@ def _pip() -> str:
 
 
 def _shown(path: pathlib.Path) -> str:
-  """A path as one types it here."""
+  """A path as you would type it here."""
   here = pathlib.Path.cwd()
   return str(path.relative_to(here) if path.is_relative_to(here) else path)

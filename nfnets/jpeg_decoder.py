@@ -42,14 +42,14 @@ def read_header(data: bytes) -> tuple[int, int, str]:
 def decode(
   data: bytes, colorspace: str, *, exact: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Decodes to RGB, without regard to the orientation.
+  """Decodes to RGB, ignoring the orientation.
 
   Args:
     data: the file.
     colorspace: from `read_header`. CMYK becomes RGB without a colour profile; it is read as Adobe
       writes it (inverted), with Adobe's marker or without, as Pillow does.
-    exact: whether the inverse cosine transform is Pillow's, the accurate one, instead of
-      TensorFlow's, the quick one; that of CMYK is always Pillow's.
+    exact: whether the inverse cosine transform is Pillow's accurate one instead of TensorFlow's
+      fast one; for CMYK it is always Pillow's.
 
   Returns:
     The pixels, uint8 [H, W, 3], and which rows were decoded, bool [H]; None: all.
@@ -83,8 +83,8 @@ def _cmyk_to_rgb(image: np.ndarray) -> np.ndarray:
 def _decoded_rows(data: bytes, options: Mapping[str, Any], image: np.ndarray) -> np.ndarray:
   """Returns which rows do not depend on what is missing, bool [H].
 
-  Noise after the coded data of every scan is read instead of what is missing, and is left unread
-  where nothing is. Rows count from the top to the first that the noise changes.
+  Noise is put after the coded data of every scan. The decoder reads it in place of missing data,
+  and not at all if nothing is missing. Rows count from the top to the first that the noise changes.
   """
   rows = np.zeros(len(image), bool)
   segments = list(_segments(data))
@@ -142,12 +142,12 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _coded_end(data: bytes, start: int) -> int:
-  """Returns where the coded data of a scan end that begin at `start`."""
+  """Returns the end of the coded data of a scan that begins at `start`."""
   return _SCAN_END.search(data, min(start, len(data))).start()
 
 
 def read_orientation(data: bytes) -> int:
-  """Returns the orientation that EXIF, or else XMP, gives a picture: 1 to 8; 1 if none does."""
+  """Returns the orientation that EXIF or else XMP gives a picture: 1 to 8; 1 if neither does."""
   exif = xmp = None
   for marker, start, end in _segments(data):
     if marker == _START_OF_SCAN:
@@ -162,7 +162,7 @@ def read_orientation(data: bytes) -> int:
 
 
 def _exif_orientation(exif: bytes) -> int | None:
-  """Returns what the first directory says of the orientation; None: nothing."""
+  """Returns the orientation in the first directory; None if there is none."""
   order = {b'II': 'little', b'MM': 'big'}.get(exif[:2])
   if order is None:
     return None

@@ -1,4 +1,4 @@
-"""The layers that make a network normalizer-free.
+"""Layers for normalizer-free networks.
 
 [SigProp]: Brock, De, Smith, arXiv 2101.08692.
 [NFNet]: Brock, De, Smith, Simonyan, arXiv 2102.06171.
@@ -42,7 +42,7 @@ class _WSConvND(hk.Module):
     epsilon_added_to_variance: bool = False,
     name: str | None = None,
   ):
-    """Builds the layer; parameters are `w`, `gain` and, unless switched off, `bias`.
+    """Builds the layer; parameters are `w`, `gain` and, unless it is switched off, `bias`.
 
     Args:
       output_channels: number of output channels O.
@@ -51,11 +51,12 @@ class _WSConvND(hk.Module):
       rate: kernel dilation, as kernel_shape.
       padding: 'SAME', 'VALID' or (low, high) for each spatial dimension.
       with_bias: whether a bias [O] is added.
-      w_init: of the weights before standardisation; default N(0, 1 / fan_in), not truncated.
-      b_init: of the bias; default zeros.
+      w_init: initialiser of the weights before standardisation; default N(0, 1 / fan_in), not
+        truncated.
+      b_init: initialiser of the bias; default zeros.
       feature_group_count: number of groups.
-      gain_init: of the gains [O].
-      gamma: constant factor of the weights (where the activation is not scaled itself).
+      gain_init: initialiser of the gains [O].
+      gamma: constant factor of the weights (if the activation itself is not scaled).
       epsilon: see `standardize`.
       epsilon_added_to_variance: see `standardize`.
       name: Haiku module name.
@@ -90,11 +91,11 @@ class _WSConvND(hk.Module):
   ) -> jax.Array | SpaceToDepth:
     """Convolves before(x), or x, [N, *spatial, I] to [N, *spatial_out, O].
 
-    A function that comes before the convolution, such as an activation, belongs into the call: how
-    the two are computed is then decided together (`nfnets.execution`).
+    Pass a function that comes before the convolution, such as an activation, in the call, so that
+    `nfnets.execution` can decide how to compute the two together.
 
     Args:
-      x: inputs; computed in the dtype of the weights, which are made in that of the inputs.
+      x: inputs; computed in the dtype of the weights, which are created in the inputs' dtype.
       before: a pure function of the inputs alone.
 
     Raises:
@@ -112,11 +113,11 @@ class _WSConvND(hk.Module):
     return self.convolve(x, w, bias, before)
 
   def standardized_weight(self, in_channels: int, dtype: jnp.dtype) -> jax.Array:
-    """Returns the weights that are convolved with: [*kernel, in_channels / groups, O].
+    """Returns the weights for the convolution: [*kernel, in_channels / groups, O].
 
     Args:
-      in_channels: of what is convolved.
-      dtype: of the inputs.
+      in_channels: channels of the inputs.
+      dtype: dtype of the inputs.
 
     Raises:
       ValueError: the channels cannot be split into the groups.
@@ -147,7 +148,7 @@ class _WSConvND(hk.Module):
 
 
 class Conv2D(hk.Module):
-  """A plain convolution of [N, H, W, C] with a bias: what a standardised one is folded into."""
+  """A plain convolution of [N, H, W, C] with a bias: what to which a standardised one is folded."""
 
   def __init__(
     self,
@@ -280,8 +281,8 @@ class EfficientChannelAttention(hk.Module):
 class StochasticDepth(hk.Module):
   """Drops whole examples of a residual branch while training (arXiv 1603.09382).
 
-  The kept examples are *not* divided by the keep probability unless `rescale` is set: that is what
-  the published networks do ([NFNet] appendix; timm rescales).
+  The kept examples are *not* divided by the keep probability unless `rescale` is set. This follows
+  the published networks ([NFNet] appendix; timm rescales).
   """
 
   def __init__(self, rate: float, rescale: bool = False, name: str = 'stochastic_depth'):

@@ -1,7 +1,7 @@
-"""What theory says of each block's variance at initialisation, for images of white noise.
+"""Theory of each block's variance at initialisation, for images of white noise.
 
-The arguments are those of [SigProp] sections 3 and 4 (arXiv 2101.08692): the inputs of each layer
-are taken as Gaussian and its channels as independent, so that a convolution turns second moments
+The derivation is that of [SigProp] sections 3 and 4 (arXiv 2101.08692): the inputs of each layer
+are assumed to be Gaussian and its channels independent, so that a convolution turns second moments
 into variances and an activation is an integral in one dimension.
 """
 
@@ -21,7 +21,7 @@ _NOT_ELEMENTWISE = ('glu', 'log_softmax')
 
 
 class Moments(NamedTuple):
-  """Of one block; each is a mean over channels."""
+  """The moments of one block; each is a mean over channels."""
 
   variance: float  # of the block's output
   squared_mean: float  # of the block's output
@@ -45,11 +45,12 @@ def activation_moments(name: str, variance: float = 1.0, gamma: float = 1.0) -> 
 
 
 def predict(spec: ModelSpec) -> list[Moments]:
-  """Returns the moments of a normalizer-free network's blocks, its skip gains at 1.
+  """Returns the moments of a normalizer-free network's blocks, with its skip gains at 1.
 
-  A standardised convolution keeps the variance and, its weights summing to zero, leaves no mean; an
-  activation maps the variance q to V(q), which is 1 at 1; average pooling s x s pixels that are
-  independent divides by s^2. Left out: padding, the noise of finite widths, a max pool of the stem.
+  A standardised convolution preserves the variance and, as its weights sum to zero, leaves no mean;
+  an activation maps the variance q to V(q), which is 1 at 1; average pooling s x s pixels that are
+  independent divides by s^2. It ignores padding, the noise of finite widths, and a max pool in the
+  stem.
 
   Raises:
     ValueError: the activation is not elementwise.
@@ -71,7 +72,7 @@ def predict(spec: ModelSpec) -> list[Moments]:
 
 
 def design(spec: ModelSpec) -> list[float]:
-  """Returns the variance that each block's beta counts on: 1 + k alpha^2 after k in a stage.
+  """Returns the variance that each block's beta assumes: 1 + k alpha^2 after k blocks of a stage.
 
   It is `predict` without pooling and with an activation for which V(q) = q, such as relu.
   """
@@ -79,11 +80,11 @@ def design(spec: ModelSpec) -> list[float]:
 
 
 def predict_baseline(spec: ResNetSpec) -> list[Moments]:
-  """Returns the moments of a batch-normalised ResNet's blocks, no branch of which starts at zero.
+  """Returns the moments of a batch-normalised ResNet's blocks, if no branch starts at zero.
 
-  Whatever enters a branch, its last convolution sees act(z) with z ~ N(0, 1), and gives it a second
-  moment of 2 E[act(z)^2], 1 for relu. Of that, 2 E[act(z)]^2 is the square of a mean that each
-  channel has over the whole batch: for relu 1 / pi, which leaves a variance of 1 - 1 / pi. The
+  Whatever the input of a branch, its last convolution sees act(z) with z ~ N(0, 1), and gives it a
+  second moment of 2 E[act(z)^2], 1 for relu. Of that, 2 E[act(z)]^2 is the square of a mean that
+  each channel has over the whole batch: for relu 1 / pi, which leaves a variance of 1 - 1 / pi. The
   moments of branch and shortcut add up within a stage; a transition's shortcut is a convolution of
   normalised inputs, so there the sum starts again.
   """

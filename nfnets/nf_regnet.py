@@ -22,7 +22,7 @@ TABLE = {
 
 
 def _widths(width: tuple[int, ...]) -> dict[str, object]:
-  """What follows from the stage widths: those of the stem and of the final convolution."""
+  """The widths of the stem and of the final convolution, which follow from the stage widths."""
   return {'width': width, 'stem': ((3, 2, width[0]),), 'head_channels': 1280 * width[-1] // 440}
 
 
@@ -66,13 +66,13 @@ class NFRegNet(NFBackbone):
     group_size: int | None = None,
     name: str = 'NF_RegNet',
   ):
-    """Builds the network. An argument that is None keeps what the variant says.
+    """Builds the network. Arguments that are None keep the variant's values.
 
     Args:
       num_classes: number of logits.
       variant: 'B0'..'B8' or a `ModelSpec` of this family.
-      width: multiplier of all widths, stem and final convolution included; the variants are those
-        of 0.75, the paper's own.
+      width: multiplier of all widths, including stem and final convolution; the variants use the
+        paper's 0.75.
       se_ratio: hidden width of squeeze-excite relative to its input; 0: none.
       alpha: scale of the residual branches.
       stochdepth_rate: stochastic depth rate that the last block approaches.

@@ -55,13 +55,13 @@ class NFResNet(NFBackbone):
     fc_init: hk.initializers.Initializer | None = None,
     name: str = 'NF_ResNet',
   ):
-    """Builds the network. An argument that is None keeps what the variant says.
+    """Builds the network. Arguments that are None keep the variant's values.
 
     Args:
       num_classes: number of logits.
       variant: 'ResNet50', 'ResNet101', 'ResNet152', 'ResNet200', 'ResNet288', 'ResNet600' or a
         `ModelSpec` of this family.
-      width: multiplier of all widths, stem included; the variants are those of 4, the papers' own.
+      width: multiplier of all widths, including the stem; the variants use the papers' 4.
       use_se: whether blocks end in squeeze-excite, by default of ratio 0.25.
       se_ratio: hidden width of squeeze-excite relative to its input, unless use_se is False.
       alpha: scale of the residual branches.

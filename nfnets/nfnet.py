@@ -54,7 +54,7 @@ class NFNet(NFBackbone):
     use_two_convs: bool | None = None,
     name: str = 'NFNet',
   ):
-    """Builds the network. An argument that is None keeps what the variant says.
+    """Builds the network. Arguments that are None keep the variant's values.
 
     Args:
       num_classes: number of logits.
@@ -67,7 +67,7 @@ class NFNet(NFBackbone):
       activation: a name in `nfnets.activations.ACTIVATIONS`.
       fc_init: initialiser of the classifier's weights; default N(0, 0.01^2).
       final_conv_mult: channels of the final convolution relative to the last stage.
-      final_conv_ch: the same as a number; wins over final_conv_mult.
+      final_conv_ch: the number of these channels; takes precedence over final_conv_mult.
       use_two_convs: whether a block has a second 3x3 convolution.
       name: Haiku module name; the released weights need 'NFNet'.
 

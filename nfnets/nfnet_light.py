@@ -1,10 +1,10 @@
 """The normalizer-free networks of timm (PyTorch image models), with timm's names and functions.
 
-They are NFNets with another activation placement, padding and epsilon (`CONVENTIONS`), their light
-relatives ('l0', and 'eca' with efficient channel attention), and NF-ResNets and NF-RegNets that
-differ from the published ones: an average-pool shortcut, no skip gain, widths rounded to eights.
-Sizes are those that timm trains and evaluates at. As there, dropout and stochastic depth are off
-until asked for, except that 'dm_nfnet' keep what DeepMind trained them with.
+They are NFNets with different activation placement, padding and epsilon (`CONVENTIONS`), their
+light relatives ('l0', and 'eca' with efficient channel attention), and NF-ResNets and NF-RegNets
+that differ from the published ones: an average-pool shortcut, no skip gain, widths rounded to
+eights. Sizes are those that timm trains and evaluates at. As in timm, dropout and stochastic depth
+are off by default, except that 'dm_nfnet' models keep the values that DeepMind trained them with.
 """
 
 import dataclasses
@@ -176,7 +176,7 @@ class NFNetLight(NFBackbone):
     fc_init: hk.initializers.Initializer | None = None,
     name: str = 'NFNetLight',
   ):
-    """Builds the network. An argument that is None keeps what the variant says.
+    """Builds the network. Arguments that are None keep the variant's values.
 
     Args:
       num_classes: number of logits.
@@ -191,7 +191,7 @@ class NFNetLight(NFBackbone):
       name: Haiku module name.
 
     Raises:
-      ValueError: unknown variant or activation, a spec of another family, or a se_ratio beside
+      ValueError: unknown variant or activation, a spec of another family, or a se_ratio with
         efficient channel attention.
     """
     spec = find_variant(variant, VARIANTS, 'NFNetLight')

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, and how a file from outside is read."""
+"""Which files of a folder are pictures, and how files from outside are read."""
 
 import errno
 import http.client
@@ -55,10 +55,10 @@ class Skipped:
 
 
 def entries(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> list[os.DirEntry]:
-  """Returns what counts in a folder, sorted by name.
+  """Returns the entries of a folder that count, sorted by name.
 
-  Hidden files and folders do not count, nor what systems leave behind (.DS_Store, Thumbs.db,
-  __MACOSX, ...), nor links that lead out of `inside`. A folder that cannot be read is empty.
+  Left out are hidden files and folders, what operating systems leave behind (.DS_Store, Thumbs.db,
+  __MACOSX, ...), and links that lead out of `inside`. A folder that cannot be read is empty.
 
   Args:
     folder: the folder.
@@ -94,8 +94,8 @@ def _leads_inside(link: str, inside: pathlib.Path) -> bool:
 def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> Iterator[str]:
   """Yields the paths of the pictures in a folder, at every depth, sorted.
 
-  A picture is a regular file with one of ENDINGS, in capitals or not; see `entries` for what does
-  not count. Linked folders are not entered, so that no loop of links can trap the walk.
+  A picture is a regular file with one of ENDINGS, in upper or lower case; see `entries` for what is
+  left out. Linked folders are not entered, so that no loop of links can trap the walk.
 
   Args:
     folder: the folder.
@@ -112,13 +112,13 @@ def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> I
     elif not has_picture_ending(entry.name):
       skipped.add('of another ending', entry.path)
     elif not os.path.isfile(entry.path):
-      skipped.add('that are no regular files', entry.path)
+      skipped.add('that are not regular files', entry.path)
     else:
       yield entry.path
 
 
 def has_picture_ending(name: str) -> bool:
-  """Whether a file name ends as those of pictures do, in capitals or not."""
+  """Whether a file name ends as those of pictures do, in upper or lower case."""
   return name.lower().endswith(ENDINGS)
 
 
@@ -132,7 +132,7 @@ def read(path: str | os.PathLike) -> bytes:
   with open(path, 'rb', opener=_open_without_waiting) as file:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
-      raise OSError(errno.EINVAL, 'it is a pipe, a socket or a device, and no file', str(path))
+      raise OSError(errno.EINVAL, 'it is a pipe, a socket or a device, not a file', str(path))
     if status.st_size > MAX_BYTES:
       raise OSError(
         errno.EFBIG, f'it has {status.st_size:,} bytes, more than {MAX_BYTES:,}', str(path)
@@ -156,10 +156,10 @@ def read_open(file: BinaryIO) -> bytes:
 
 
 def download(address: str) -> bytes:
-  """Returns the file at an address, http:// or https://, of at most MAX_DOWNLOAD bytes.
+  """Returns the file at a URL, http:// or https://, of at most MAX_DOWNLOAD bytes.
 
   Raises:
-    OSError: it cannot be had, or is larger; the message says so.
+    OSError: it cannot be downloaded, or is larger; the message says so.
   """
   request = urllib.request.Request(address, headers={'User-Agent': 'nfnets'})
   try:

@@ -1,4 +1,4 @@
-"""Many pictures, named: of folders, patterns, videos, lists and generators, one after the other."""
+"""Many named pictures from folders, patterns, videos, lists and generators, one after the other."""
 
 import glob
 import logging
@@ -17,15 +17,15 @@ _LOG = logging.getLogger(__name__)
 
 
 def find(argument: str | os.PathLike, skipped: list[str] | None = None) -> list[pathlib.Path]:
-  """Returns the files that a path or a pattern means, each once, sorted within a folder.
+  """Returns the files that a path or a pattern matches, each once, sorted within a folder.
 
   Args:
-    argument: a file; a folder, whose pictures count at every depth, see `picture_files.walk`; or a
-      pattern such as 'photos/*.jpg'.
+    argument: a file; a folder, searched at every depth, see `picture_files.walk`; or a pattern such
+      as 'photos/*.jpg'.
     skipped: receives a line for each folder in which something is skipped; None: it is logged.
 
   Raises:
-    FileNotFoundError: it means no file.
+    FileNotFoundError: it matches no file.
   """
   path = pathlib.Path(argument)
   matches = [path]
@@ -50,7 +50,7 @@ def find(argument: str | os.PathLike, skipped: list[str] | None = None) -> list[
 
 
 def is_several(argument: Any) -> bool:
-  """Whether this is a path of several pictures: a folder, a pattern or a video."""
+  """Whether this is a path to several pictures: a folder, a pattern or a video."""
   if not isinstance(argument, str | os.PathLike) or inference.is_address(argument):
     return False
   if os.path.exists(argument):
@@ -59,7 +59,7 @@ def is_several(argument: Any) -> bool:
 
 
 def is_video(path: str | os.PathLike) -> bool:
-  """Whether a file is named as a video is."""
+  """Whether a file has the name of a video."""
   return os.fspath(path).lower().endswith(VIDEO_ENDINGS)
 
 

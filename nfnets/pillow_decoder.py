@@ -1,4 +1,4 @@
-"""Pictures of every format but JPEG as arrays, decoded by Pillow."""
+"""Pictures of every format except JPEG as arrays, decoded by Pillow."""
 
 import ctypes
 import functools
@@ -39,11 +39,11 @@ def open_picture(data: bytes) -> ImageFile.ImageFile:
   """Reads the header of a picture: `format`, `height` and `width` (pixels) of what is returned.
 
   Raises:
-    ValueError: the data are no picture of a known format, or the header is corrupt.
+    ValueError: the data are not a picture of a known format, or the header is corrupt.
   """
   reader = next((reader for start, reader in _READERS if _begins(data, start)), None)
   if reader is None:
-    raise ValueError(f'the data are no picture of a known format; if it is one, {_SAVE_AS}')
+    raise ValueError(f'the data are not a picture of a known format; if it is one, {_SAVE_AS}')
   _be_quiet()
   try:
     return reader(io.BytesIO(data))
@@ -56,18 +56,18 @@ def open_picture(data: bytes) -> ImageFile.ImageFile:
 
 
 def decode(data: bytes, picture: ImageFile.ImageFile) -> tuple[np.ndarray, np.ndarray | None]:
-  """Decodes the first frame to RGB; alpha is dropped, of 16 bits a sample the upper 8 are kept.
+  """Decodes the first frame to RGB; alpha is dropped, 16-bit samples keep their upper 8 bits.
 
   Args:
     data: the file.
     picture: from `open_picture`; it is used up.
 
   Returns:
-    The pixels, uint8 [H, W, 3], and which rows were decoded, bool [H]; None: all. A TIFF file that
-    is whole is upright already.
+    The pixels, uint8 [H, W, 3], and which rows were decoded, bool [H]; None: all. A complete
+    TIFF file is upright already.
 
   Raises:
-    ValueError: the samples are of more than 16 bits or of an unknown kind.
+    ValueError: the samples have more than 16 bits or are of an unknown kind.
   """
   rows = None
   if not _load(picture):
@@ -93,7 +93,7 @@ def _begins(data: bytes, start: bytes) -> bool:
 
 
 def _load(picture: ImageFile.ImageFile) -> bool:
-  """Decodes into `picture`; False: not all, the rest keeps the value that it had."""
+  """Decodes into `picture`; False if incomplete: the rest keeps its earlier value."""
   try:
     picture.load()
   except MemoryError:

@@ -1,4 +1,4 @@
-"""How pictures are brought to a network: part of every set of weights."""
+"""How pictures are prepared for a network: part of every set of weights."""
 
 import dataclasses
 import json
@@ -21,12 +21,12 @@ class Preprocessing:
   Attributes:
     size: height and width of the input, in pixels.
     mode: how pictures are resized and cropped, see `inference.resize_for_evaluation`.
-    crop_share: of the resized side that is kept; the modes 'center' and 'squash' use it.
-    mean: of each channel, R, G and B on the scale 0..1; it is subtracted.
-    stddev: likewise; what it leaves is divided by it.
+    crop_share: share of the resized side that is kept; the modes 'center' and 'squash' use it.
+    mean: of each channel, R, G and B, on the scale 0..1; subtracted first.
+    stddev: of each channel, on the same scale; divided by next.
 
   Raises:
-    ValueError: a value that no picture can be brought to.
+    ValueError: a value is out of range.
   """
 
   size: int
@@ -54,7 +54,7 @@ class Preprocessing:
     _require(min(self.stddev) > 0, f'stddev must be above 0, got {self.stddev}')
 
   def __call__(self, picture: inference.Picture) -> np.ndarray:
-    """Returns a picture as the network takes it.
+    """Returns a picture as the network's input.
 
     Args:
       picture: as for `inference.read_picture`.
@@ -70,7 +70,7 @@ class Preprocessing:
 
   @property
   def is_exact(self) -> bool:
-    """Whether JPEG is to be decoded exactly, see `images.decode`: where the weights saw Pillow."""
+    """Whether to decode JPEG exactly, see `images.decode`: for weights evaluated with Pillow."""
     return self.mode in inference.ANTIALIASED_MODES
 
   def resize(self, image: np.ndarray) -> np.ndarray:
@@ -82,25 +82,25 @@ class Preprocessing:
     return images.normalize(image, out, mean=self.mean, stddev=self.stddev)
 
   def restore(self, image: np.ndarray) -> np.ndarray:
-    """Returns the pixels, uint8, of what `normalize` made."""
+    """Returns the uint8 pixels that `normalize` started from."""
     pixels = image * images.on_byte_scale(self.stddev) + images.on_byte_scale(self.mean)
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
   def replace(self, **changes: Any) -> Self:
-    """Returns a copy with other values; those that are None stay."""
+    """Returns a copy with other values; None keeps a value."""
     given = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(self, **given)
 
   def to_json(self) -> str:
-    """Returns the text that files carry."""
+    """Returns the JSON text that files store."""
     return json.dumps(dataclasses.asdict(self))
 
   @classmethod
   def from_metadata(cls, metadata: Mapping[str, str]) -> Self | None:
-    """Returns what a file of this library says, None if it says nothing.
+    """Returns what a file of this library stores; None if it stores nothing.
 
     Raises:
-      ValueError: it says what cannot be used.
+      ValueError: the stored value cannot be used.
     """
     text = metadata.get(METADATA_KEY)
     if text is None:
@@ -115,7 +115,7 @@ class Preprocessing:
       raise ValueError(f'its {METADATA_KEY} {text!r} cannot be used: {error}') from None
 
   def __str__(self) -> str:
-    """In words, for messages: '288 px, center, 94% of the side'."""
+    """For messages: '288 px, center, 94% of the side'."""
     share = f', {self.crop_share:.1%} of the side' if self.is_exact and self.crop_share < 1 else ''
     values = (self.mean, self.stddev)
     is_usual = values == (images.IMAGENET_MEAN, images.IMAGENET_STDDEV)

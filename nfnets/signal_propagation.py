@@ -1,4 +1,4 @@
-"""Activation statistics of any Haiku network; the network carries no code for it.
+"""Activation statistics of any Haiku network, without code in the network.
 
 [SigProp]: Brock, De, Smith, arXiv 2101.08692.
 """
@@ -62,14 +62,14 @@ def measure(
   Args:
     network: a function that builds and calls Haiku modules, as given to `hk.transform`.
     params: its parameters.
-    *args: what to call it with.
-    methods: the methods whose outputs are measured, where they are arrays of rank 4.
+    *args: the network's arguments.
+    methods: the methods whose outputs are measured, if they are arrays of rank 4.
     rng: key, for networks that draw random numbers.
     state: its state, such as running statistics; None: it has none.
 
   Returns:
     The statistics, `<module path>.<method>` in order of execution -> {'average_squared_mean',
-    'average_variance'}, float32 scalars, `__call__` being written as the module path alone; and
+    'average_variance'}, float32 scalars, where `__call__` is written as the module path alone; and
     what the network returned.
   """
 
@@ -109,14 +109,14 @@ def measure_blocks(
   """Runs a network once and measures its blocks: what a signal propagation plot shows.
 
   A block is a module that holds at least two convolutions, maps [N, H, W, C] to the same rank, and
-  has no such module inside. A network without any has its single convolutions measured instead.
+  contains no other such module. In a network without blocks, single convolutions are measured.
 
-  The branch of a block is what its method `residual` returns, if it has one; else, with the factor
-  that it is added with, its output minus what its method `shortcut` returns, or, in a block that
-  keeps the shape, minus its input.
+  The branch of a block is what its method `residual` returns, if it has one; otherwise, including
+  the factor applied to it, the block's output minus what its method `shortcut` returns, or, in a
+  block that keeps the shape, minus its input.
 
-  It runs operation by operation: compiling a deep network would take longer than that. Skip gains
-  of zero hide the branches: see `nfnets.initialization.open_branches`.
+  The network runs operation by operation, since compiling a deep network would take longer. Skip
+  gains of zero hide the branches: see `nfnets.initialization.open_branches`.
 
   Args:
     network: a function that builds and calls Haiku modules, as given to `hk.transform`.
@@ -165,10 +165,10 @@ def measure_blocks(
 
 
 def diagnose(blocks: Sequence[BlockStatistics]) -> list[str]:
-  """Returns what is wrong with a network's signal and where, a sentence each; none if nothing is.
+  """Returns one sentence for each thing that is wrong with a network's signal, saying where.
 
   The limits are rules of thumb for initialisation, when the input is like normalised images
-  (variance near 1, neighbouring pixels alike).
+  (variance near 1, neighbouring pixels similar).
 
   Args:
     blocks: from `measure_blocks`.

@@ -1,4 +1,4 @@
-"""`ModelSpec`: everything that tells one normalizer-free network from another, as plain data."""
+"""`ModelSpec`: everything that distinguishes normalizer-free networks, as plain data."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ def _uniform(values: tuple) -> tuple:
 
 
 def round_channels(channels: float, multiple: int, lowest: float = 0.9) -> int:
-  """Rounds a width to the nearest multiple, but to no less than `lowest` of it."""
+  """Rounds a width to the nearest multiple, but not below the share `lowest` of it."""
   rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
   return rounded if rounded >= lowest * channels else rounded + multiple
 
@@ -63,10 +63,10 @@ def check_fields(cls: type, names: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conventions:
-  """What implementations of one architecture do differently. The defaults are DeepMind's.
+  """The ways in which implementations of one architecture differ. The defaults are DeepMind's.
 
   Attributes:
-    padding: 'same', or 'symmetric': equally much on both sides, as PyTorch does.
+    padding: 'same', or 'symmetric': equal amounts on both sides, as in PyTorch.
     gamma_in_conv: gamma multiplies each convolution's weights, not the activation.
     epsilon: of weight standardisation.
     epsilon_added_to_variance: see `nfnets.execution.standardize`.
@@ -105,8 +105,8 @@ class Conventions:
 class ModelSpec:
   """A normalizer-free network. Tuples have one entry per stage; a number stands for all stages.
 
-  A spec alone determines the function and, but for the number of classes, the parameter tree. What
-  it does not say is an NFNet's: make other families by `replace` from one of their own specs.
+  A spec alone determines the function and, except for the number of classes, the parameter tree.
+  Its defaults are an NFNet's: to build other families, use `replace` on one of their specs.
 
   Attributes:
     width: output channels of each stage.
@@ -114,12 +114,12 @@ class ModelSpec:
     stride: of the first block of each stage.
     expansion: bottleneck width over `expansion_of`.
     expansion_of: the block's 'output' width, or its 'input' width.
-    first_expansion: that of the network's first block; None: no other than its stage's.
+    first_expansion: that of the network's first block; None: the same as its stage's.
     group_width: channels of a group of the 3x3 convolutions; 0: no groups.
     two_convs: whether each block has a second 3x3 convolution.
     shortcut: of a transition block, 'average_pool' before its 1x1 convolution, or 'strided_conv':
       in it.
-    skip_gain: whether the branch has a learnt scale from 0; without, its last gains start at 0.
+    skip_gain: whether the branch has a learnt scale that starts at 0; if not, its last gains do.
     attention: 'squeeze_excite', or 'efficient': `nfnets.layers.EfficientChannelAttention`.
     attention_position: 'last' in the branch, or 'before_last_conv'.
     se_ratio: hidden width over input width of squeeze-excite; 0: none.
@@ -130,15 +130,15 @@ class ModelSpec:
     stem_pool: whether a 3x3/2 max pool follows the stem's convolutions.
     final_conv: whether a 1x1 convolution comes before the last activation and the pooling.
     head_multiple: channels of that convolution over width[-1].
-    head_channels: the same as a number, which wins over `head_multiple`; None: not given.
+    head_channels: the number of these channels, in place of `head_multiple`; None: not given.
     classifier_std: standard deviation of the classifier's initial weights; 0: zeros.
     family: a key of `FAMILIES`: the class, and the names in the parameter tree.
-    conventions: in what implementations differ.
-    drop_rate: dropout before the classifier. This and what follows are of the published recipe.
+    conventions: the conventions of an implementation.
+    drop_rate: dropout before the classifier. This and the next fields are the published recipe's.
     stochdepth_rate: stochastic depth rate that the last block approaches.
     train_size: side of the training images, pixels.
     test_size: side of the evaluation images, pixels.
-    augment_magnitude: of RandAugment.
+    augment_magnitude: magnitude of RandAugment.
   """
 
   # The body.
@@ -261,7 +261,7 @@ class ModelSpec:
     return self.head_channels or int(self.head_multiple * self.width[-1])
 
   def replace(self, **changes: Any) -> 'ModelSpec':
-    """Returns a copy with some fields changed; what is equal in all stages fits any number of them.
+    """Returns a copy with some fields changed; a value equal in all stages fits any number of them.
 
     Raises:
       ValueError: there is no such field, or the network cannot be built.
@@ -280,7 +280,7 @@ class ModelSpec:
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> 'ModelSpec':
-    """Builds a spec from what `to_dict` gave, or from any part of it that has width and depth.
+    """Builds a spec from the result of `to_dict`, or from any part of it with width and depth.
 
     Raises:
       ValueError: width or depth is missing, there is an unknown field, or no network results.

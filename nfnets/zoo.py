@@ -10,11 +10,12 @@
 | `BN-SE-ResNeXt-D-50`, `-101`, `-152` | also; NFNet began here (arXiv 2102.06171, section 4) |
 | `EfficientNet-B0`..`EfficientNet-B7` | as published (arXiv 1905.11946) |
 
-Published networks have capital names; timm's names are in small letters and stand for timm's
+Published networks have names in capitals; timm's names are in lower case and stand for timm's
 functions. `NF-ResNet-50` and `nf_resnet50` are different functions, as are `NF-RegNet-B0` and
-`nf_regnet_b0`, or `F0` and `nfnet_f0`; `dm_nfnet_f0` is `F0` but for the kind of GELU and epsilon.
+`nf_regnet_b0`, or `F0` and `nfnet_f0`; `dm_nfnet_f0` differs from `F0` only in the kind of GELU and
+epsilon.
 
-The networks with batch normalisation carry running statistics: build them in
+The networks with batch normalisation have running statistics: build them in
 `hk.transform_with_state`.
 """
 
@@ -37,7 +38,7 @@ AnySpec = ModelSpec | BaselineSpec
 
 
 class Network(Protocol):
-  """A Haiku module of any family, as it is called."""
+  """How a Haiku module of any family is called."""
 
   def __call__(self, images: jax.Array, is_training: bool) -> dict[str, jax.Array]:
     """Returns 'pool' [N, C] and 'logits' [N, K] of images [N, H, W, 3]."""
@@ -75,17 +76,17 @@ _BY_LETTERS = {name.lower(): name for name in _MODELS}
 
 
 def list_models(pattern: str = '*') -> list[str]:
-  """Returns the names that match a shell-style pattern, e.g. 'F?+', in capitals or not."""
+  """Returns the names that match a shell-style pattern, e.g. 'F?+', in upper or lower case."""
   return [name for name in _MODELS if fnmatch.fnmatchcase(name.lower(), pattern.lower())]
 
 
 def find_name(text: Any) -> str | None:
-  """Returns the model's name that a text is, in capitals or not; None: it is none."""
+  """Returns the model's name that a text stands for, in any case; None if there is none."""
   return _BY_LETTERS.get(text.lower()) if isinstance(text, str) else None
 
 
 def get_spec(name: str | AnySpec) -> AnySpec:
-  """Returns the spec of a model's name, in capitals or not; a spec as it is.
+  """Returns the spec of a model's name, in upper or lower case; a spec is returned unchanged.
 
   Raises:
     ValueError: there is no such model.
@@ -107,7 +108,7 @@ def spec_from_dict(fields: Mapping[str, Any]) -> AnySpec:
   """Builds a spec of the family that its fields name, by default NFNet's, from its `to_dict`.
 
   Raises:
-    ValueError: no network results.
+    ValueError: the fields do not describe a network.
   """
   return _BASELINES.get(fields.get('family'), ModelSpec).from_dict(fields)
 
@@ -133,9 +134,9 @@ def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any)
 def parameter_shapes(
   name: str | AnySpec, num_classes: int
 ) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-  """Returns module path -> name -> shape and dtype of a model's parameters; computes nothing.
+  """Returns module path -> name -> shape and dtype of a model's parameters, without computing them.
 
-  A baseline's running statistics are among them, as `nfnets.baselines.join_state` has them.
+  They include a baseline's running statistics, as in `nfnets.baselines.join_state`.
 
   Raises:
     ValueError: there is no such model.
@@ -151,7 +152,7 @@ def parameter_shapes(
 
 
 def _unknown(name: Any) -> str:
-  """The sentence for a name that is none: what it may have meant, and where the names are."""
+  """The message for an unknown name: what it may have meant, and where to find the names."""
   if isinstance(name, os.PathLike) or (isinstance(name, str) and os.path.isfile(name)):
     return (
       f'{os.fspath(name)!r} is a path and not the name of a model: nfnets.load_pretrained(path) '
@@ -168,7 +169,7 @@ def _unknown(name: Any) -> str:
   meant = [model for model in _MODELS if key(model) == key(name)]
   if len(meant) > 1:
     choices = ' or '.join(f'{model!r} ({_origin(model)})' for model in meant)
-    return f'Unknown model {name!r}: say {choices}; they are different functions.'
+    return f'Unknown model {name!r}: use {choices}; they are different functions.'
   close = meant or [
     _BY_LETTERS[match]
     for match in difflib.get_close_matches(name.lower(), _BY_LETTERS, n=3, cutoff=0.5)

@@ -5,8 +5,14 @@ python scripts/agc_stability.py --out docs/figures/agc_stability.png
 The argument of [NFNet] (arXiv 2102.06171) section 4.1 on scikit-learn's digits: without clipping a
 normalizer-free network stops training at learning rates at which a clipped one still trains, and
 the more so the larger the batch. Every run has the same number of pictures to learn from; each
-cell is one run. The numbers go beside the picture as JSON; runs that are there are not repeated.
+cell is one run. The numbers go beside the picture as JSON; runs that are there, with the same
+arguments, are not repeated.
 """
+
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
 
 import argparse
 import json
@@ -26,12 +32,14 @@ from configs import digits
 from experiments import data
 from experiments.data import Batch
 from experiments.reporting import plot_style
-from experiments.runtime import platforms
+from experiments.runtime import atomic_files, output_files, platforms
+from experiments.runtime.errors import ConfigError
 from experiments.training import settings, steps
 from nfnets import optim
 
 BATCHES = (32, 128, 256)  # of 1,437 pictures; larger ones have too few steps to train at all
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_KEY = ('batch', 'rate', 'clipping', 'epochs')  # the arguments that a result follows from
 CHANCE = 0.1
 TRAINED = 0.5  # a run counts as stable if it gets this share of the test digits right
 SPEC = {
@@ -118,29 +126,57 @@ def measure(
   """Runs the grid, writing each result to `path` as it comes.
 
   The clippings are by default that of `nfnets.optim.clipping_for_batch` and none.
+
+  Returns:
+    The rows of this grid; the file may have others.
+
+  Raises:
+    ConfigError: the file is another program's.
   """
-  rows = json.loads(path.read_text()) if path.exists() else []
-  done = {(r['batch'], r['rate'], r['clipping'], r['epochs']) for r in rows}
-  loaded = None
+  done = read_rows(path)
+  if done:
+    interruption.explain(lambda: f'{path} has the runs that are done.')
+  wanted, loaded = [], None
   for batch in batches:
     for clipping in clippings or (optim.clipping_for_batch(batch), 0.0):
       trainer = Trainer(batch, clipping, epochs)
       loaded = loaded or preload(trainer.described)
       for rate in rates:
-        if (batch, rate, clipping, epochs) in done:
+        key = (batch, rate, clipping, epochs)
+        wanted.append(key)
+        if key in done:
           continue
         began = time.monotonic()
         result = trainer.run(rate, *loaded)
-        rows.append(
-          {'batch': batch, 'rate': rate, 'clipping': clipping, 'epochs': epochs, **result}
-        )
-        path.write_text(json.dumps(rows, indent=1) + '\n')
+        done[key] = {**dict(zip(_KEY, key, strict=True)), **result}
+        text = json.dumps(list(done.values()), indent=1) + '\n'
+        atomic_files.replace(path, lambda p, text=text: p.write_text(text))
+        interruption.explain(lambda: f'{path} has the runs that are done.')
         print(
           f'batch {batch:5d}  rate {rate:5.2f}  clipping {clipping:5.2f}  '
           f'top-1 {result["top1"]:6.1%}  ({time.monotonic() - began:.0f} s)',
           flush=True,
         )
-  return rows
+  return [done[key] for key in wanted]
+
+
+def read_rows(path: pathlib.Path) -> dict[tuple, dict[str, Any]]:
+  """Returns the results of a file by their arguments; none if there is no file.
+
+  Raises:
+    ConfigError: the file is another program's, which must not be written over.
+  """
+  if not path.exists():
+    return {}
+  try:
+    rows = json.loads(path.read_text())
+    return {
+      tuple(row[field] for field in _KEY): {**row, 'top1': float(row['top1'])} for row in rows
+    }
+  except (KeyError, TypeError, ValueError):
+    raise ConfigError(
+      f'{path}, where the numbers would go, is no file of this script: choose another --out'
+    ) from None
 
 
 def largest_stable(rows: Sequence[dict[str, Any]], batch: int, clipped: bool) -> float:
@@ -209,15 +245,17 @@ def main(argv: list[str] | None = None) -> int:
     '--clippings', type=float, nargs='+', help='measure these (0: none) and draw nothing'
   )
   options = parser.parse_args(argv)
-  options.out.parent.mkdir(parents=True, exist_ok=True)
+  output_files.require(options.out, '--out', suffixes=plot_style.SUFFIXES, make_folder=True)
   path = options.out.with_suffix('.json')
   rows = measure(path, options.batches, options.rates, options.epochs, options.clippings)
   if options.clippings:
+    print(f'Wrote {path}.')
     return 0
-  draw(rows).savefig(options.out)
+  plot_style.save(draw(rows), options.out)
   for batch in options.batches:
     values = [largest_stable(rows, batch, clipped) for clipped in (True, False)]
     print(f'batch {batch:5d}: largest stable rate {values[0]:g} with AGC, {values[1]:g} without')
+  print(f'Wrote {options.out} and {path}.')
   return 0
 
 

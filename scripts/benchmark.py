@@ -56,6 +56,11 @@ A contestant that fails, or runs out of memory, becomes a row that says so. The 
 written after each case. Exit code 0: done; 1: it cannot be carried out; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import math
 import os
@@ -65,6 +70,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from experiments.runtime import atomic_files, output_files
+from experiments.runtime.errors import ConfigError
 from nfnets import installation
 from scripts.benchmarking import compare, machine, measure, scaling, serving, session, table
 from scripts.benchmarking.child import ChildError
@@ -73,6 +80,7 @@ PEERS = ('timm', 'timm-compiled')
 RUNTIMES = ('onnx', 'openvino')
 BASELINES = ('published', 'unfolded')
 DTYPES = ('float32', 'bfloat16')
+_PICTURES = ('.png', '.svg', '.pdf')
 # nfnets/host_memory.py says why; as variables it is the same for workers without this library.
 KEEP_FREED_MEMORY = {
   'MALLOC_ARENA_MAX': '1',
@@ -99,10 +107,6 @@ def main(argv: list[str] | None = None) -> int:
   except (ChildError, ImportError, OSError, ValueError) as error:
     print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    kept = f'; {arguments.out} has the cases that were done' if arguments.out else ''
-    print(f'\nInterrupted{kept}.', file=sys.stderr)
-    return 130
   return 0
 
 
@@ -131,14 +135,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--processor-time', action='store_true', help=only)
   keep = 'all processes keep freed memory, as nfnets.keep_freed_memory makes it (glibc)'
   add('--keep-freed-memory', action='store_true', help=keep)
-  add('--out', type=_file, metavar='JSON', help='write all figures and timings here')
-  add('--markdown', type=_file, metavar='FILE', help='write the table as Markdown here')
-  add('--chart', type=_picture, metavar='PNG', help='draw it here (or SVG, PDF)')
+  add('--out', type=pathlib.Path, metavar='JSON', help='write all figures and timings here')
+  add('--markdown', type=pathlib.Path, metavar='FILE', help='write the table as Markdown here')
+  add('--chart', type=pathlib.Path, metavar='PNG', help='draw it here (or SVG, PDF)')
   add('--compare', nargs=2, type=pathlib.Path, metavar=('A', 'B'), help='two files of --out')
   arguments = parser.parse_args(argv)
   if bool(arguments.models) == bool(arguments.compare):
     parser.error('name models to measure, or two files with --compare')
+  try:
+    _check_outputs(arguments)
+  except ConfigError as error:
+    parser.error(str(error))
   return arguments
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+  inputs = [*arguments.models, *(arguments.compare or ())]
+  for flag, suffixes in (('out', ()), ('markdown', ()), ('chart', _PICTURES)):
+    if path := getattr(arguments, flag):
+      output_files.require(path, f'--{flag}', suffixes=suffixes, inputs=inputs)
+      inputs.append(path)
 
 
 def _list_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
@@ -162,19 +178,6 @@ def _numbers(text: str) -> list[int]:
   return sorted(set(map(_positive, text.split(','))))
 
 
-def _file(text: str) -> pathlib.Path:
-  path = pathlib.Path(text)
-  if not path.parent.is_dir():
-    raise argparse.ArgumentTypeError(f'there is no folder {path.parent} to write {path.name} to')
-  return path
-
-
-def _picture(text: str) -> pathlib.Path:
-  if not text.lower().endswith(('.png', '.svg', '.pdf')):
-    raise argparse.ArgumentTypeError(f'{text!r} ends neither in .png nor in .svg or .pdf')
-  return _file(text)
-
-
 def _compare(first: pathlib.Path, second: pathlib.Path) -> None:
   lines, remarks = compare.compare(compare.read(first), compare.read(second))
   print(f'a: {first}\nb: {second}\n')
@@ -192,11 +195,17 @@ def _report(arguments: argparse.Namespace, results: Mapping[str, Any]) -> None:
   heading = machine.sentence(results)
   print(f'{heading}\n\n{table.text(lines)}')
   if arguments.markdown:
-    arguments.markdown.write_text(f'{heading}\n\n{table.markdown(lines)}\n', encoding='utf-8')
+    text = f'{heading}\n\n{table.markdown(lines)}\n'
+    atomic_files.replace(arguments.markdown, lambda p: p.write_text(text, encoding='utf-8'))
   if slopes := scaling.slopes(rows):
     print(f'\n{slopes}')
   if arguments.chart:
-    _import_chart().draw(rows, heading).savefig(arguments.chart)
+    chart = _import_chart()
+    chart.plot_style.save(chart.draw(rows, heading), arguments.chart)
+  if wrote := [
+    str(path) for path in map(vars(arguments).get, ('out', 'markdown', 'chart')) if path
+  ]:
+    print(f'\nWrote {", ".join(wrote)}.')
 
 
 def _import_chart() -> ModuleType:

@@ -12,12 +12,18 @@ that is quicker than the exact one; ratios are of the exact one. Exit code 0: do
 cannot be used; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import functools
 import importlib.util
 import itertools
 import json
 import os
+import pathlib
 import platform
 import statistics
 import sys
@@ -26,7 +32,8 @@ from collections.abc import Callable, Iterator
 
 from configs import base
 from experiments import data
-from experiments.runtime.errors import DataError
+from experiments.runtime import atomic_files, output_files
+from experiments.runtime.errors import ConfigError, DataError
 
 RECIPES = ('plain', 'randaugment', 'published')  # what timm has no like of is left out for it
 BATCH = 32
@@ -103,6 +110,7 @@ def rate(batches: Iterator, count: int) -> float:
 def measure(folder: str, sizes: list[int], magnitude: float, rounds: int, count: int) -> list[dict]:
   """Returns one row per size, recipe and loader: the rates of the rounds and their median."""
   rows = {}
+  interruption.say_at_end('\nError: interrupted{by}.')  # not behind the number of the round
   for number, size, recipe, name in itertools.product(range(rounds), sizes, RECIPES, MAKERS):
     batches = MAKERS[name](folder, size, recipe, magnitude)
     if batches is not None:
@@ -149,6 +157,11 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--out', help='write all figures to this JSON file')
   chosen = parser.parse_args(argv)
   try:
+    if chosen.out:
+      output_files.require(chosen.out, '--out', suffixes=('.json',))
+  except ConfigError as error:
+    parser.error(str(error))
+  try:
     rows = measure(
       chosen.folder, chosen.sizes, chosen.magnitude, max(chosen.rounds, 1), max(chosen.batches, 1)
     )
@@ -157,10 +170,10 @@ def main(argv: list[str] | None = None) -> int:
   print(table(rows))
   if chosen.out:
     machine = {'processor': platform.processor() or platform.machine(), 'cores': os.cpu_count()}
-    with open(chosen.out, 'w', encoding='utf-8') as file:
-      json.dump(
-        {'machine': machine, 'magnitude': chosen.magnitude, 'results': rows}, file, indent=2
-      )
+    figures = {'machine': machine, 'magnitude': chosen.magnitude, 'results': rows}
+    text = json.dumps(figures, indent=2)
+    atomic_files.replace(pathlib.Path(chosen.out), lambda p: p.write_text(text, encoding='utf-8'))
+    print(f'Wrote {chosen.out}.', file=sys.stderr)
   return 0
 
 

@@ -6,6 +6,11 @@ One panel each for training loss, test accuracy, gradient norm and seconds a ste
 named with --metrics), one line for each run, and a table of the final figures on the console.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import math
 import pathlib
@@ -18,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from experiments.reporting import plot_style, recording
+from experiments.runtime import output_files
 
 METRICS = ('train/loss', 'test/top1_ema', 'train/gradient_norm', 'train/seconds_per_step')
 # After eight runs the line styles change.
@@ -149,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--smoothing', type=int, default=1, help='points that are averaged')
   options = parser.parse_args(argv)
   try:
+    output_files.require(options.out, '--out', suffixes=plot_style.SUFFIXES)
     runs = read_runs(options.directories)
     known = sorted({name for series in runs.values() for name in series})
     unknown = [name for name in options.metrics if name not in known]

@@ -10,6 +10,11 @@ scripts need nothing else; timm's does not, and DeepMind's only by its shapes. E
 1: it cannot be converted; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import pathlib
 import sys
@@ -18,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from experiments.runtime import platforms
+from experiments.runtime import output_files, platforms
 from nfnets import weights, zoo
 from nfnets.weights import formats
 from nfnets.weights.atomic import replacing
@@ -62,15 +67,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     help='the model of the weights; needed for those of timm, otherwise found in the file',
   )
   args = parser.parse_args(argv)
-  if args.output.suffix != '.safetensors':
-    parser.error(f'OUT must end in .safetensors, got {args.output}')
   if not args.input.is_file():
     parser.error(f'there is no file {args.input}')
-  if not args.output.parent.is_dir():
-    parser.error(f'there is no folder {args.output.parent} to write {args.output.name} to')
-  if args.output.exists() and args.output.samefile(args.input):
-    parser.error('OUT is IN, which would be lost')
   try:
+    output_files.require(args.output, 'OUT', suffixes=('.safetensors',), inputs=[args.input])
     zoo.get_spec(args.model or 'F0')
   except ValueError as error:
     parser.error(str(error))

@@ -5,14 +5,21 @@ the folded network, a StableHLO file, an ONNX file, a .tflite file for LiteRT or
 TensorFlow SavedModel.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
+import importlib.util
 import pathlib
+import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.runtime import platforms
+from experiments.runtime import output_files, platforms
+from experiments.runtime.errors import ConfigError
 from nfnets import deploy, installation, load_pretrained, weights, zoo
 from nfnets.deploy.folding import Params
 from nfnets.preprocessing import Preprocessing
@@ -25,6 +32,15 @@ SUFFIXES = {
   '.tflite': 'tflite',
   '': 'saved_model',
 }
+# What a format needs beside this library, and the extra that brings it.
+_PACKAGES = {
+  'onnx': ('onnx', 'onnx'),
+  'saved_model': ('tensorflow', 'tfds'),
+  'tflite': ('tensorflow', 'tfds'),
+}
+
+
+_SAVED_MODEL = {'assets', 'fingerprint.pb', 'saved_model.pb', 'variables'}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,6 +79,7 @@ def export(arguments: argparse.Namespace) -> None:
   kind = arguments.format or _kind_of(arguments.out)
   if arguments.int8 and kind != 'onnx':
     raise ValueError(f'--int8 writes ONNX files, not {kind}: give OUT the suffix .onnx.')
+  _check(arguments, kind)
   print(f'Reading {arguments.weights}.', flush=True)
   loaded = load_pretrained(arguments.weights)
   params, spec, name = loaded
@@ -98,6 +115,22 @@ def export(arguments: argparse.Namespace) -> None:
   )
 
 
+def _check(arguments: argparse.Namespace, kind: str) -> None:
+  """Raises what would otherwise come after the work: ConfigError or ImportError."""
+  inputs = [arguments.weights]
+  if kind == 'saved_model':
+    if arguments.out.exists() and not arguments.out.is_dir():
+      raise ConfigError(f'OUT={arguments.out} is a file, and a SavedModel is a folder: name one.')
+    if arguments.out.is_dir() and {p.name for p in arguments.out.iterdir()} - _SAVED_MODEL:
+      raise ConfigError(f'OUT={arguments.out} has files of its own: name a new folder.')
+    output_files.refuse_overwrite(arguments.out, 'OUT', inputs)
+  else:
+    output_files.require(arguments.out, 'OUT', inputs=inputs)
+  package, extra = _PACKAGES.get(kind, (None, ''))
+  if package and importlib.util.find_spec(package) is None:
+    raise ImportError(f'{kind} needs the package {package}: {installation.command(extra)}')
+
+
 def _kind_of(out: pathlib.Path) -> str:
   """The format that a suffix stands for; no suffix is a folder."""
   kind = SUFFIXES.get(out.suffix.lower())
@@ -118,7 +151,7 @@ def write_int8(
 ) -> deploy.Quantization:
   """Writes an ONNX file in eight bits, quantised with pictures prepared for the weights."""
   options = {'batch_size': arguments.batch_size, 'preprocessing': preprocessing, 'metadata': said}
-  with tempfile.TemporaryDirectory() as folder:
+  with interruption.temporary_folder() as folder:
     source = pathlib.Path(folder) / 'float32.onnx'
     deploy.export_onnx(source, params, spec, **options)
     return deploy.quantize_onnx(source, arguments.out, arguments.calibration, prepare=preprocessing)
@@ -126,7 +159,7 @@ def write_int8(
 
 def write_tflite(path, params, spec, *, size: int | None, batch_size: int | None) -> None:
   """Writes images [N, H, W, 3] float32 -> logits as a file for LiteRT, by way of a SavedModel."""
-  with tempfile.TemporaryDirectory() as folder:
+  with interruption.temporary_folder() as folder:
     write_saved_model(folder, params, spec, size=size, batch_size=batch_size or 1)
     import tensorflow as tf
 
@@ -142,7 +175,7 @@ def write_saved_model(path, params, spec, *, size: int | None, batch_size: int |
     from jax.experimental import jax2tf
   except ImportError as error:
     needed = installation.command('tfds')
-    raise ImportError(f'SavedModels need TensorFlow: {needed}') from error
+    raise ImportError(f'SavedModels and LiteRT files need TensorFlow: {needed}') from error
   size = size or spec.test_size
   function = jax2tf.convert(
     deploy.predictor(params, spec),
@@ -155,8 +188,13 @@ def write_saved_model(path, params, spec, *, size: int | None, batch_size: int |
     autograph=False,
     input_signature=[tf.TensorSpec((batch_size, size, size, 3), tf.float32, name='images')],
   )
-  with deploy.portable():  # it is traced here
-    tf.saved_model.save(module, str(path))
+  target = pathlib.Path(path)
+  unfinished = target.with_name(f'.{target.name}.unfinished')
+  with interruption.undone(lambda: shutil.rmtree(unfinished)):
+    with deploy.portable():  # it is traced here
+      tf.saved_model.save(module, str(unfinished))
+    shutil.rmtree(target, ignore_errors=True)  # a SavedModel as well
+    unfinished.rename(target)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,11 @@ Training on OUT equals training on SRC bit for bit. Exit code 0: done; 1: it can
 nothing is left at OUT; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import functools
 import pathlib
@@ -26,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('out', metavar='OUT', help='the packed folder to make; must not exist')
   chosen = parser.parse_args(argv)
   progress = functools.partial(tqdm.tqdm, unit=' pictures', desc='packing')
+  interruption.say_at_end('\nError: interrupted{by}.')  # not behind the bar
   try:
     count = packed_folder.pack(chosen.src, chosen.out, progress)
   except DataError as error:

@@ -9,11 +9,15 @@ compiler's figures. Compiling takes minutes; the figures are kept, so asking aga
 docs/pods.md says what they mean and what they leave out.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import dataclasses
 import io
 import pathlib
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
@@ -25,7 +29,7 @@ from matplotlib.figure import Figure
 
 from experiments import data
 from experiments.pods import chips, plan
-from experiments.runtime import command_line
+from experiments.runtime import atomic_files, command_line, output_files
 from experiments.training import settings
 
 GIB = 2**30
@@ -101,7 +105,7 @@ def report(one: plan.Estimate, run: settings.Run, host_rate: float | None) -> st
 
 def measure_host(run: settings.Run, seconds: float = 5.0) -> float:
   """Images per second that this host prepares as the config says, of generated JPEG pictures."""
-  with tempfile.TemporaryDirectory() as folder:
+  with interruption.temporary_folder() as folder:
     _write_pictures(pathlib.Path(folder))
     chosen = dataclasses.replace(
       run.data,
@@ -159,6 +163,9 @@ def show() -> None:
   jax.config.update('jax_platforms', 'cpu')  # with libtpu installed JAX would look for a TPU
   values = flags.FLAGS
   config = values['config'].value.copy_and_resolve_references()
+  settings.require_effect(config, command_line.given_fields())
+  if values.sweep:
+    sweep = output_files.require(values.sweep, '--sweep', suffixes=('.png',))
   topology = chips.parse_topology(values.topology)
   asked = values.batch or settings.resolve(config, values.examples).global_batch_size
   batch = plan.per_device_batch(asked, topology)
@@ -188,8 +195,8 @@ def show() -> None:
   if values.sweep:
     sizes = sorted({max(1, round(batch * share)) for share in SWEEP})
     picture = draw([planner.estimate(size) for size in sizes], f'{run.variant} on {topology.kind}')
-    pathlib.Path(values.sweep).write_bytes(picture)
-    print(f'drawn      {values.sweep}')
+    atomic_files.replace(sweep, lambda p: p.write_bytes(picture))
+    print(f'drawn      {sweep}')
 
 
 def main(argv: list[str] | None = None) -> int:

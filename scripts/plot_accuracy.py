@@ -7,6 +7,11 @@ source of each; multiply-adds are counted here, from the traced program (nfnets.
 Writes accuracy_latency.png and accuracy_flops.png into the folder.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import json
 import pathlib
@@ -20,6 +25,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.reporting import plot_style
 from experiments.runtime import platforms
+from experiments.runtime.errors import ConfigError
 from nfnets import flops
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'docs/figures/published.json'
@@ -113,10 +119,12 @@ def main(argv: list[str] | None = None) -> int:
   options = parser.parse_args(argv)
   try:
     points = json.loads(options.published.read_text(encoding='utf-8'))['points']
+    if options.out.exists() and not options.out.is_dir():
+      raise ConfigError(f'--out={options.out} is no folder: name one, which may be new')
     options.out.mkdir(parents=True, exist_ok=True)
     billions = count(points)
-    draw_latency(points).savefig(options.out / 'accuracy_latency.png')
-    draw_flops(points, billions).savefig(options.out / 'accuracy_flops.png')
+    plot_style.save(draw_latency(points), options.out / 'accuracy_latency.png')
+    plot_style.save(draw_flops(points, billions), options.out / 'accuracy_flops.png')
   except (ValueError, OSError) as error:
     print(f'Error: {error}', file=sys.stderr)
     return 1

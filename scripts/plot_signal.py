@@ -14,6 +14,11 @@ beside the picture as JSON. Exit code of --check: 0 if nothing is wrong, 1 if so
 could not be measured.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import json
 import pathlib
@@ -27,7 +32,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.reporting import plot_style
-from experiments.runtime import platforms
+from experiments.runtime import atomic_files, output_files, platforms
 from nfnets import mean_field, zoo
 from nfnets.signal_propagation import BlockStatistics, diagnose
 from scripts.signal_networks import (
@@ -181,8 +186,6 @@ def run(options: argparse.Namespace) -> int:
     subject = of_weights(options.weights)
   elif options.function:
     subject = of_function(options.function)
-  elif options.check:
-    raise ValueError('--check needs --model, --weights or --function.')
   size = options.size or (subject.size if subject else 64)
   kind = options.images or ('pink' if options.check else 'white')
   images = make_images(kind, options.batch, size, options.seed)
@@ -208,10 +211,11 @@ def run(options: argparse.Namespace) -> int:
     figure = draw(subject, rows, expected)
     networks = {subject.name: rows}
   if options.out:
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out)
+    plot_style.save(figure, options.out)
     settings = {'images': kind, 'batch': options.batch, 'size': size, 'seed': options.seed}
-    options.out.with_suffix('.json').write_text(as_json(settings, networks))
+    numbers = options.out.with_suffix('.json')
+    atomic_files.replace(numbers, lambda p: p.write_text(as_json(settings, networks)))
+    print(f'Wrote {options.out} and {numbers}.')
   return code
 
 
@@ -260,6 +264,12 @@ def main(argv: list[str] | None = None) -> int:
   if not options.out and not options.check:
     parser.error('say --out PICTURE or --check')
   try:
+    if options.check and not (options.model or options.weights or options.function):
+      raise ValueError('--check needs --model, --weights or --function.')
+    if options.out:
+      inputs, suffixes = [options.weights], plot_style.SUFFIXES
+      output_files.require(options.out, '--out', suffixes=suffixes, inputs=inputs, make_folder=True)
+      output_files.refuse_overwrite(options.out.with_suffix('.json'), '--out', inputs)
     return run(options)
   except (ValueError, OSError) as error:
     print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)

@@ -10,6 +10,11 @@ named and left out. Exit code 0: all done; 1: some or all failed; 2: wrong argum
 read the output has stopped (`| head`).
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import argparse
 import json
 import math
@@ -17,19 +22,22 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 import nfnets
-from experiments.runtime import compilation_cache, platforms
+from experiments.runtime import atomic_files, compilation_cache, output_files, platforms
+from experiments.runtime.errors import ConfigError
 from nfnets import classifier as classifiers
 from nfnets import inference, installation, picture_files, picture_sources
 from nfnets.deploy import runtimes
 
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports of a program that the signal ended
 _SHEET_LIMIT = 60  # pictures
+_SHEETS = ('.png', '.svg', '.pdf', '.jpg')
 _THUMBNAIL = 480  # pixels, the longer side
 
 
@@ -64,6 +72,13 @@ def _label(args: argparse.Namespace) -> int:
   failures: dict[str, str] = {}  # picture -> reason
   skipped: list[str] = []  # a line for each folder
   paths = find_pictures(args.pictures, failures, skipped)
+  for path, flag in ((args.features, '--features'), (args.sheet, '--sheet')):
+    if path:
+      output_files.refuse_overwrite(path, flag, paths)
+  # What is missing is said now, rather than after the work.
+  runtimes.choose(args.runtime, args.dtype)
+  if args.sheet:
+    _import_drawing()
   for name, reason in failures.items():
     _report_failure(name, reason, args.json)
   if not paths:  # rather than fetch weights for nothing
@@ -96,10 +111,11 @@ def _label(args: argparse.Namespace) -> int:
       features.append({'paths': paths_text, **outputs})
   if features:
     _save_features(args.features, features, classifier.class_names)
+    print(f'The features are in {args.features}.', file=sys.stderr)
   if args.sheet and results:
     draw_sheet(results, args.sheet)
-    if len(paths) > len(results) == _SHEET_LIMIT:
-      print(f'{args.sheet} shows the first {_SHEET_LIMIT} pictures.', file=sys.stderr)
+    count = f'first {_SHEET_LIMIT} ' if len(paths) > len(results) == _SHEET_LIMIT else ''
+    print(f'{args.sheet} shows the {count}pictures.', file=sys.stderr)
   return _conclude(paths, failures, skipped)
 
 
@@ -143,11 +159,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.error(f'--features must end in .npy or .npz, got {args.features}')
   if args.maps and (args.features is None or args.features.suffix != '.npz'):
     parser.error('--maps needs --features FILE.npz')
-  for path in filter(None, (args.features, args.sheet)):
-    if not path.parent.is_dir():
-      parser.error(f'there is no folder {path.parent} to write {path.name} to')
-  if args.sheet and args.sheet.suffix.lower() not in ('.png', '.pdf', '.svg', '.jpg'):
-    parser.error(f'--sheet must end in .png, .pdf, .svg or .jpg, got {args.sheet}')
+  try:
+    if args.features:
+      output_files.require(args.features, '--features', inputs=[args.weights])
+    if args.sheet:
+      inputs = [args.weights, args.features]
+      output_files.require(args.sheet, '--sheet', suffixes=_SHEETS, inputs=inputs)
+  except ConfigError as error:
+    parser.error(str(error))
   return args
 
 
@@ -218,10 +237,15 @@ def _save_features(
   path: pathlib.Path, parts: list[dict[str, np.ndarray]], class_names: tuple[str, ...]
 ) -> None:
   features = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  if path.suffix == '.npy':
-    np.save(path, features['pool'])
-  else:
-    np.savez(path, class_names=class_names, **features)
+
+  def write(temporary: pathlib.Path) -> None:
+    with temporary.open('wb') as file:  # given a path, numpy would add a suffix
+      if path.suffix == '.npy':
+        np.save(file, features['pool'])
+      else:
+        np.savez(file, class_names=class_names, **features)
+
+  atomic_files.replace(path, write)
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
@@ -237,13 +261,7 @@ def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
     ImportError: matplotlib is not installed.
     OSError: the file cannot be written.
   """
-  try:
-    from matplotlib.figure import Figure  # without pyplot: no display is looked for
-
-    from experiments.reporting import plot_style
-  except ImportError:
-    needed = installation.command('train')
-    raise ImportError(f'--sheet draws with matplotlib: {needed}') from None
+  Figure, plot_style = _import_drawing()
   columns = min(len(results), 4 if len(results) > 6 else 3)
   rows = math.ceil(len(results) / columns)
   bars = max(len(result.predictions) for result in results)
@@ -271,6 +289,17 @@ def draw_sheet(results: list[Result], path: pathlib.Path) -> None:
     picture.axis('off')
     _draw_bars(axes(bottom + margin, bars_height), result.predictions, bars)
   plot_style.save(figure, path, dpi=120)
+
+
+def _import_drawing() -> tuple[Any, ModuleType]:
+  try:
+    from matplotlib.figure import Figure  # without pyplot: no display is looked for
+
+    from experiments.reporting import plot_style
+  except ImportError:
+    needed = installation.command('train')
+    raise ImportError(f'--sheet draws with matplotlib: {needed}') from None
+  return Figure, plot_style
 
 
 def _draw_bars(axes, predictions: list[classifiers.Prediction], slots: int) -> None:

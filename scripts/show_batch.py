@@ -9,6 +9,11 @@ The config's flags are those of the training, so the picture is the batch of tha
 device. Exit code 0: done; 1: the config or the data cannot be used; 2: wrong arguments.
 """
 
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
+
 import pathlib
 
 import cv2
@@ -18,7 +23,8 @@ from ml_collections import ConfigDict
 
 from experiments import data
 from experiments.data import Batch
-from experiments.runtime import command_line
+from experiments.runtime import atomic_files, command_line, output_files
+from experiments.runtime.errors import ConfigError
 from experiments.training import settings
 from nfnets.preprocessing import Preprocessing
 
@@ -92,15 +98,19 @@ def _tile(pixels: np.ndarray, lines: list[str]) -> np.ndarray:
 
 def show(config: ConfigDict, path: str, step: int, count: int) -> None:
   """Draws the batch of a step of a config into a file."""
-  out = pathlib.Path(path)
-  if out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
-    raise ValueError(f'--out={out} is neither a .png nor a .jpg file: name one of the two.')
+  out = output_files.require(path, '--out', suffixes=('.png', '.jpg', '.jpeg'))
   chosen = data.DataSettings.from_config(settings.resolve(config))
+  if chosen.source == 'folder' and out.resolve().is_relative_to(pathlib.Path(chosen.dir).resolve()):
+    raise ConfigError(
+      f'--out={out} lies in --config.data.dir, where it would be one of the pictures: choose '
+      'another place.'
+    )
   info = data.describe(chosen)
   with data.train_batches(chosen, step, num_devices=1) as batches:
     batch = next(batches)
   sheet = draw(batch, info.class_names, count, chosen.preprocessing)
-  out.write_bytes(cv2.imencode(out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
+  encoded = cv2.imencode(out.suffix.lower(), sheet[..., ::-1])[1].tobytes()
+  atomic_files.replace(out, lambda p: p.write_bytes(encoded))
   print(f'Step {step} of {chosen.title} is drawn in {out}.')
 
 
@@ -110,7 +120,12 @@ def main(argv: list[str] | None = None) -> int:
   out = flags.DEFINE_string('out', 'batch.png', 'The picture to write, .png or .jpg.')
   step = flags.DEFINE_integer('step', 0, 'Number of the batch.', lower_bound=0)
   count = flags.DEFINE_integer('count', 16, 'Examples to draw at most.', lower_bound=1)
-  command_line.run(lambda: show(config.value, out.value, step.value, count.value), argv)
+
+  def program() -> None:
+    settings.require_effect(config.value, command_line.given_fields())
+    show(config.value, out.value, step.value, count.value)
+
+  command_line.run(program, argv)
 
 
 if __name__ == '__main__':

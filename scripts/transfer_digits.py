@@ -4,12 +4,18 @@ python scripts/transfer_digits.py --out runs/transfer --seeds 3
 
 Both arms get the same pictures, batches, steps and schedule; they differ in their first weights
 and in the published fine-tuning settings (SAM, weight decay, dropout) that `configs/finetune.py`
-adds. Runs that are already there are not trained again.
+adds. Runs that are already there are not trained again; other arguments have folders of their own.
 """
+
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen(at_once=True)  # before the imports that take time
 
 import argparse
 import json
 import pathlib
+import shutil
 import sys
 
 import cv2
@@ -18,7 +24,7 @@ from sklearn import datasets, model_selection
 
 from configs import finetune, small_images
 from experiments import train
-from experiments.runtime import platforms
+from experiments.runtime import atomic_files, platforms
 
 SPEC = {
   'width': (16, 32),
@@ -29,6 +35,7 @@ SPEC = {
   'train_size': 16,
   'test_size': 16,
 }
+_MOST_OF_A_CLASS = 139  # training pictures of the digit 8, which has fewest
 
 
 def write_digits(folder: pathlib.Path, digits: tuple[int, ...], per_class: int | None) -> None:
@@ -45,13 +52,18 @@ def write_digits(folder: pathlib.Path, digits: tuple[int, ...], per_class: int |
   train_part, test_part = model_selection.train_test_split(
     np.arange(len(bunch.target)), test_size=360, stratify=bunch.target, random_state=0
   )
-  for split, part in (('train', train_part), ('test', test_part)):
-    for digit in digits:
-      place = folder / split / str(digit)
-      place.mkdir(parents=True)
-      chosen = part[bunch.target[part] == digit]
-      for i in chosen[: per_class if split == 'train' else None]:
-        cv2.imwrite(str(place / f'{i}.png'), np.round(bunch.images[i] * 255 / 16).astype(np.uint8))
+  unfinished = folder.with_name(f'.{folder.name}.unfinished')
+  shutil.rmtree(unfinished, ignore_errors=True)
+  with interruption.undone(lambda: shutil.rmtree(unfinished)):
+    for split, part in (('train', train_part), ('test', test_part)):
+      for digit in digits:
+        place = unfinished / split / str(digit)
+        place.mkdir(parents=True)
+        chosen = part[bunch.target[part] == digit]
+        for i in chosen[: per_class if split == 'train' else None]:
+          pixels = np.round(bunch.images[i] * 255 / 16).astype(np.uint8)
+          cv2.imwrite(str(place / f'{i}.png'), pixels)
+    unfinished.rename(folder)
 
 
 def small_run(config, folder: pathlib.Path, seed: int, epochs: float):
@@ -76,15 +88,22 @@ def accuracy(config, workdir: pathlib.Path) -> float:
   report = workdir / 'report.json'
   if not report.exists():
     train.train(config, workdir)
+    interruption.explain(lambda: 'Runs that are finished are not trained again.')
   results = json.loads(report.read_text())
   return max(results['top1'], results['top1_ema'])
 
 
 def arms(out: pathlib.Path, seed: int, epochs: float) -> dict[str, float]:
-  """Returns the accuracies of one seed: from scratch, fine-tuned, and the classifier alone."""
-  trunk = small_run(small_images.get_config(), out / 'digits_0_4', seed, epochs=12.0)
+  """Returns the accuracies of one seed: from scratch, fine-tuned, and the classifier alone.
+
+  Args:
+    out: the folder of one set of arguments, with the pictures of the task; the trunk's are beside.
+    seed: of all runs.
+    epochs: of each arm.
+  """
+  trunk = small_run(small_images.get_config(), out.parent / 'digits_0_4', seed, epochs=12.0)
   trunk.model.spec = SPEC
-  weights = out / f'trunk_{seed}' / 'ema_weights.safetensors'
+  weights = out.parent / f'trunk_{seed}' / 'ema_weights.safetensors'
   accuracy(trunk, weights.parent)
 
   scratch = small_run(small_images.get_config(), out / 'digits_5_9', seed, epochs)
@@ -113,14 +132,22 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--epochs', type=float, default=6.0, help='of each arm')
   parser.add_argument('--per-class', type=int, default=40, help='training pictures of 5 to 9')
   options = parser.parse_args(argv)
+  if options.seeds < 1 or options.epochs <= 0:
+    parser.error('--seeds and --epochs must be above 0')
+  if not 1 <= options.per_class <= _MOST_OF_A_CLASS:
+    parser.error(f'--per-class must be from 1 to {_MOST_OF_A_CLASS}, got {options.per_class}')
+  out = options.out / f'{options.per_class}_pictures_{options.epochs:g}_epochs'
+  out.mkdir(parents=True, exist_ok=True)
   write_digits(options.out / 'digits_0_4', (0, 1, 2, 3, 4), None)
-  write_digits(options.out / 'digits_5_9', (5, 6, 7, 8, 9), options.per_class)
-  rows = [arms(options.out, seed, options.epochs) for seed in range(options.seeds)]
-  (options.out / 'transfer.json').write_text(json.dumps(rows, indent=2) + '\n')
+  write_digits(out / 'digits_5_9', (5, 6, 7, 8, 9), options.per_class)
+  rows = [arms(out, seed, options.epochs) for seed in range(options.seeds)]
+  numbers, text = out / 'transfer.json', json.dumps(rows, indent=2) + '\n'
+  atomic_files.replace(numbers, lambda p: p.write_text(text))
   for arm in rows[0]:
     values = [row[arm] for row in rows]
     each = '  '.join(f'{value:6.2%}' for value in values)
     print(f'{arm:14s} {each}   mean {np.mean(values):.2%}')
+  print(f'Wrote {numbers}.')
   return 0
 
 

@@ -4,10 +4,15 @@
     nfnets webcam                                   a window with camera 0; q or Esc ends
     nfnets webcam --source film.mp4 --out labelled.mp4
 
-With --out nothing is shown, so no display is needed; Ctrl-C ends and keeps what is written. Of a
+With --out nothing is shown, so no display is needed; Ctrl-C completes the file and ends. Of a
 camera the frames that the network has no time for are dropped; of a file every one is labelled.
-Exit code 0: done; 1: it cannot be carried out; 2: wrong arguments.
+Exit code 0: done; 1: it cannot be carried out; 2: wrong arguments; 130: ended with Ctrl-C.
 """
+
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
 
 import argparse
 import contextlib
@@ -25,7 +30,8 @@ import cv2
 import numpy as np
 
 import nfnets
-from experiments.runtime import compilation_cache, platforms
+from experiments.runtime import compilation_cache, output_files, platforms
+from experiments.runtime.errors import ConfigError
 from nfnets import classifier as classifiers
 from nfnets.deploy import runtimes
 
@@ -33,6 +39,7 @@ _CODECS = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mp4': 'mp4v'}
 _USUAL_FPS = 30.0  # where a source does not tell
 _SMOOTHING = 0.9  # of the frame rate that is drawn
 _POLL_SECONDS = 0.1
+_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports of a program that the signal ended
 
 
 class FrameReader:
@@ -51,9 +58,12 @@ class FrameReader:
     self._thread.start()
 
   def __iter__(self) -> Iterator[np.ndarray]:
-    """Yields frames until the source ends."""
-    while (frame := self._slot.get()) is not None:
-      yield frame
+    """Yields frames until the source ends or Ctrl-C is pressed."""
+    while not interruption.asked():
+      with contextlib.suppress(queue.Empty):
+        if (frame := self._slot.get(timeout=_POLL_SECONDS)) is None:
+          return
+        yield frame
 
   def close(self) -> None:
     """Stops reading and releases the source."""
@@ -129,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     capture = open_source(args.source)
     compilation_cache.enable()
     with platforms.explained():
+      runtimes.choose(args.runtime, args.dtype)  # what is missing is said before weights are loaded
       classifier = nfnets.Classifier.from_pretrained(
         args.weights, size=args.size, dtype=args.dtype, runtime=args.runtime
       )
@@ -136,7 +147,11 @@ def main(argv: list[str] | None = None) -> int:
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else _USUAL_FPS
     sink = VideoFile(args.out, fps, live) if args.out else None
-    count, seconds = label_frames(capture, live, classifier, sink, args.top, args.frames)
+    with interruption.graceful():
+      count, seconds = label_frames(capture, live, classifier, sink, args.top, args.frames)
+    if not count and interruption.asked():
+      print('Error: interrupted.', file=sys.stderr)
+      return _INTERRUPTED
     if not count:
       raise ValueError(f'no frame of {args.source} can be read: it is damaged or no video.')
   except (ImportError, OSError, ValueError) as error:
@@ -144,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1
   wrote = f', {sink.count} written to {args.out}' if sink else ''
   print(f'{count} frames labelled in {seconds:.1f} s ({count / seconds:.1f} per second){wrote}.')
-  return 0
+  return _INTERRUPTED if interruption.asked() else 0
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -163,12 +178,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add('--runtime', choices=runtimes.RUNTIMES, help='what computes (default: the quicker one here)')
   args = parser.parse_args(argv)
   if args.out:
-    if args.out.suffix.lower() not in _CODECS:
-      parser.error(f'--out must end in {", ".join(_CODECS)}, got {args.out}')
-    if not args.out.parent.is_dir():
-      parser.error(f'there is no folder {args.out.parent} to write {args.out.name} to')
-    if args.out.exists() and pathlib.Path(args.source).exists() and args.out.samefile(args.source):
-      parser.error('--out is the source itself, which would be lost')
+    inputs = [args.source, args.weights]
+    try:
+      output_files.require(args.out, '--out', suffixes=tuple(_CODECS), inputs=inputs)
+    except ConfigError as error:
+      parser.error(str(error))
   return args
 
 
@@ -248,10 +262,8 @@ def label_frames(
         cv2.imshow('nfnets', frame)
         if cv2.waitKey(1) in (ord('q'), 27):
           break
-      if count == limit:
+      if count == limit or interruption.asked():
         break
-  except KeyboardInterrupt:
-    pass
   finally:
     reader.close()
     if sink is not None:

@@ -15,6 +15,7 @@ import yaml
 from configs import base
 from experiments.runtime import config_files
 from nfnets import cli
+from scripts import mkdocs_hooks
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -168,3 +169,15 @@ def test_site_builds_without_a_warning(tmp_path):
   assert 'id="nfnets.optim.recipes.nfnet_sgd"' in reference
   assert 'Nesterov' in reference  # from the docstring
   assert 'accumulation_steps' in (tmp_path / 'site/reference/config/index.html').read_text()
+
+
+def test_the_table_of_fields_has_every_field_and_its_meaning():
+  def paths(section, path=''):
+    for name, value in section.items():
+      is_section = isinstance(value, dict) and value
+      yield from paths(value, f'{path}{name}.') if is_section else [f'{path}{name}']
+
+  table = mkdocs_hooks.fields_table((ROOT / 'configs/base.py').read_text())
+  rows = [line.strip('| ').split(' | ') for line in table.splitlines()[2:]]
+  assert {row[0].strip('`') for row in rows} == set(paths(base.get_config().to_dict()))
+  assert all(len(row) == 3 and row[2] for row in rows)

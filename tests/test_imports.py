@@ -14,6 +14,7 @@ ORDER = [
     'nfnets.activations',
     'nfnets.host_memory',
     'nfnets.installation',
+    'nfnets.interruption',
     'nfnets.jpeg_decoder',
     'nfnets.labels',
     'nfnets.picture_files',

@@ -1,11 +1,13 @@
 """The Python of the README and of docs/ runs as it stands; files that the README names exist."""
 
+import math
 import pathlib
 import re
 
 import pytest
 
 import nfnets.nfnet
+from nfnets.weights import published
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -34,3 +36,21 @@ def test_the_table_of_models_says_what_the_code_says(trees):
     spec = nfnets.nfnet.VARIANTS[name]
     assert float(millions) == round(trees[f'NFNet/{name}']['params'] / 1e6, 1)
     assert (spec.train_size, spec.test_size) == (int(train_size), int(test_size))
+
+
+def test_the_table_of_weights_says_what_the_code_says():
+  page = (ROOT / 'docs/models.md').read_text()
+  rows = re.findall(
+    r'^\| `(\w+)` \| ([\d.]+) M \| (\d+) \| .* \| ([\d,]+) MB \| (.*) \|$', page, re.M
+  )
+  assert [row[0] for row in rows] == [*published.DEEPMIND, *published.TIMM]
+  for name, millions, size, megabytes, link in rows:
+    assert int(size) == published.preprocessing_of(name).size
+    if name == 'F0' or not name.startswith(('F', 'dm')):  # shapes of the large ones take seconds
+      shapes = nfnets.zoo.parameter_shapes(name, 1000)
+      count = sum(math.prod(x.shape) for entries in shapes.values() for x in entries.values())
+      assert float(millions) == round(count / 1e6, 1)
+    if name in published.DEEPMIND:
+      assert int(megabytes.replace(',', '')) == round(published.DEEPMIND[name].size / 1e6)
+    else:
+      assert f'https://huggingface.co/{published.TIMM[name].repository})' in link

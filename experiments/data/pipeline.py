@@ -24,8 +24,8 @@ from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.identity import Identity, identify
 from experiments.data.settings import DataSettings
 from experiments.data.unreadable import Limits, Record, Unreadable, UnreadablePictures
-from experiments.runtime import interruption
 from experiments.runtime.errors import DataError
+from nfnets import interruption
 
 _BATCHES_AHEAD = 2  # made while the device works, in each process
 
@@ -68,8 +68,8 @@ def describe(settings: DataSettings) -> DatasetInfo:
   train, test = sources.open_sources(settings)
   if not len(test):
     raise DataError(
-      f'there are no test pictures: data.test_split is {settings.test_split!r}; choose one that '
-      'has some'
+      f'there are no test pictures: --config.data.test_split is {settings.test_split!r}; choose '
+      'one that has some'
     )
   _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
   one_example.EvaluationExample.from_settings(test, settings)
@@ -96,7 +96,7 @@ def check_test_set(settings: DataSettings) -> None:
   raise DataError(
     f'none of the {len(test)} test pictures can be read, the last being '
     f'{last.name} ({last.reason}): mend '
-    'them, or choose another data.test_split'
+    'them, or choose another --config.data.test_split'
   )
 
 
@@ -167,8 +167,8 @@ def _of_a_worker(error: RuntimeError) -> Exception:
   if code < 0:
     how = f'was killed by signal {-code} ({signal.strsignal(-code)})'
   why = {
-    signal.SIGKILL: '; most often memory has run out: set fewer data.num_workers',
-    signal.SIGBUS: '; most often /dev/shm is full: enlarge it, or set fewer data.num_workers',
+    signal.SIGKILL: '; most often memory has run out: lower --config.data.num_workers',
+    signal.SIGBUS: '; most often /dev/shm is full: enlarge it, or lower --config.data.num_workers',
   }.get(-code, '')
   return DataError(f'a worker process that prepares batches {how}{why}. Give the command again.')
 

@@ -11,7 +11,7 @@ import tarfile
 from absl import logging
 
 from experiments.runtime.errors import DataError
-from nfnets import installation
+from nfnets import installation, interruption
 
 IMAGENET = 'imagenet2012'
 # What TFDS looks for; without the test tar, which has no labels, nothing is missing.
@@ -95,12 +95,21 @@ def prepare(name: str, out: str | os.PathLike, tars: str | os.PathLike | None = 
       f'{name} is already prepared in {out} as {builder.info.file_format.value}; choose another '
       '--out, or remove it'
     )
-  _remove_unfinished(builder.data_path)
+  place = builder.data_path  # it is another one while TFDS builds
+  _remove_unfinished(place)
   config = tfds.download.DownloadConfig(manual_dir=os.fspath(tars) if tars else None)
+  downloads = out / 'downloads'
+
+  def clean() -> None:
+    _remove_unfinished(place)
+    for left in (*downloads.glob('*.tmp.*'), *downloads.glob('extracted/*incomplete*')):
+      shutil.rmtree(left)
+
   try:
-    builder.download_and_prepare(
-      download_dir=out / 'downloads', download_config=config, file_format='array_record'
-    )
+    with interruption.undone(clean):
+      builder.download_and_prepare(
+        download_dir=downloads, download_config=config, file_format='array_record'
+      )
   except (AssertionError, OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
     raise DataError(
       f'TFDS could not prepare {name} in {out}: {_first_line(error)}; mend that and run this again'

@@ -6,10 +6,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.runtime import atomic_files
 from nfnets import picture_files
 
 # Okabe and Ito's palette, told apart with every common colour vision; line styles differ as well.
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')  # of files that `save` can write
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY_BLUE, BLACK = PALETTE
 
 
@@ -26,7 +28,8 @@ def plain(name: str) -> str:
 
 
 def save(figure: Figure, path: Path, **options: object) -> None:
-  """Writes a figure; letters that the font does not have are drawn as boxes, no more."""
+  """Writes a figure, whole or not at all; letters that the font lacks are drawn as boxes."""
+  options.setdefault('format', path.suffix[1:].lower())
   with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='Glyph .* missing from')
-    figure.savefig(path, **options)
+    atomic_files.replace(path, lambda p: figure.savefig(p, **options))

@@ -85,8 +85,6 @@ def run(main: Callable[[], int | None], argv: list[str] | None = None) -> NoRetu
       if _DEBUG.value:
         raise
       return _fail(f'{_one_line(error)} (--debug shows more)', 1)
-    except KeyboardInterrupt:  # of a script, which does not listen from its start
-      return _fail('interrupted.', 130)
 
   arguments = sys.argv[1:] if argv is None else argv
   if {'--help', '-help', '-h'} & set(arguments):
@@ -120,10 +118,12 @@ def define_config(default: str, help_text: str) -> flags.FlagHolder:
   return holder
 
 
-def given_fields(section: str) -> frozenset[str]:
-  """The fields of a section of the config that flags of the command line give."""
+def given_fields(section: str = '') -> frozenset[str]:
+  """The fields of a section of the config that flags of the command line give; '': of all."""
   given = config_flags.get_override_values(flags.FLAGS['config'])
   paths = (path.removeprefix('config.') for path in given)
+  if not section:
+    return frozenset(paths)
   return frozenset(p.removeprefix(f'{section}.') for p in paths if p.startswith(f'{section}.'))
 
 

@@ -27,19 +27,23 @@ from jax._src import distributed  # the service's client has no public name
 _FAILURE = 'nfnets/failure'  # what failed first, as [process, sentence] under the key `first`
 _ENDING = 'nfnets/ending'  # who knows of it
 _FINISHED = 'nfnets/finished'
-_LOST = (
-  'another one was lost: start the same command on all of them again; it goes on from the last '
-  'checkpoint.'
-)
+_LOST = 'another one was lost: start the same command on all of them again'
 # In messages of XLA: its codes for others that do not answer, and the libraries of collectives.
 _OF_CONNECTIONS = re.compile('Gloo|NCCL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED')
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_FOR_NEWS = 5.0  # how long the end of a process may wait for what the service says
 _DAY = 24 * 60 * 60
 
+_resumption = ''  # what `promise` makes it
 _one_ends = threading.Lock()
 _standard_error = os.dup(2)  # what Python calls so may point elsewhere when the end comes
 _all_finished = threading.Event()
+
+
+def promise(checkpoints: bool) -> None:
+  """Says of what the same command begins again: of the last checkpoint, where there are some."""
+  global _resumption
+  _resumption = '; it goes on from the last checkpoint' if checkpoints else ''
 
 
 def watch(heartbeat_timeout: float) -> None:
@@ -55,7 +59,7 @@ def _watch(client: Any, heartbeat_timeout: float) -> None:
       failure = client.key_value_dir_get(_FAILURE)
     except jax.errors.JaxRuntimeError:
       if time.monotonic() - heard > heartbeat_timeout:
-        _end(f'stops because {_LOST}')
+        _end(f'stops because {_LOST}{_resumption}.')
       continue
     heard = time.monotonic()
     if failure:
@@ -74,7 +78,7 @@ def fail(error: BaseException) -> NoReturn:
       if failure := _in_time(lambda: client.key_value_dir_get(_FAILURE)):
         _end(_because(*json.loads(failure[0][1])))
       time.sleep(0.2)
-    _end(f'stops because {_LOST} ({_one_line(error)[:200]})')
+    _end(f'stops because {_LOST}{_resumption}. ({_one_line(error)[:200]})')
   expected = isinstance(error, ValueError | OSError | KeyboardInterrupt)
   if not expected or flags.FLAGS['debug'].value:
     traceback.print_exception(error)
@@ -135,7 +139,7 @@ def _watch_start(stop: threading.Event, heartbeat_timeout: float) -> None:
 
 
 def _end_of_lost_service() -> None:
-  _end(f'stops because {_LOST}', reachable=False)
+  _end(f'stops because {_LOST}{_resumption}.', reachable=False)
 
 
 _TERMINATE = ctypes.CFUNCTYPE(None)(_end_of_lost_service)
@@ -194,7 +198,7 @@ def _because(process: int, sentence: str) -> str:
 
 def _sentence(error: BaseException) -> str:
   if isinstance(error, KeyboardInterrupt):
-    return 'it was interrupted; the same command goes on from the last checkpoint.'
+    return f'it was interrupted{_resumption}.'
   if isinstance(error, ValueError | OSError):
     return _one_line(error)
   return f'{type(error).__name__}: {_one_line(error)}'

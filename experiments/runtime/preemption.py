@@ -6,7 +6,9 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
-from experiments.runtime import interruption
+from nfnets import interruption
+
+_PROMISE = 'finishing this step and saving. A second signal ends at once.'
 
 
 class Preemption:
@@ -41,7 +43,8 @@ class Preemption:
   def _be_graceful(self) -> None:
     if not self._graceful:
       # With several processes JAX's own notifier has to see SIGTERM, for all to stop at one step.
-      self._stack.enter_context(interruption.graceful(forward=jax.process_count() > 1))
+      forward = jax.process_count() > 1
+      self._stack.enter_context(interruption.graceful(forward=forward, promise=_PROMISE))
       self._graceful = True
 
   def requested(self, step: int) -> bool:

@@ -28,15 +28,19 @@ _START_TIMEOUT = flags.DEFINE_integer(
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together(*, checkpoints: bool = True) -> Iterator[None]:
   """Joins the processes that the flags name, if any, and leaves them when all are done.
 
   An error that leaves the context in one process ends all of them with exit code 1: it is printed
   here, and not raised further. SystemExit is no error: all are to raise it, at the same place.
 
+  Args:
+    checkpoints: whether the program has any, so that the same command goes on from the last one.
+
   Raises:
     ConfigError: the flags are incomplete.
   """
+  failures.promise(checkpoints)
   arguments = _arguments()
   if arguments is None:
     yield

@@ -147,7 +147,7 @@ class Checkpointer:
     if self._on_failure == 'stop':
       raise CheckpointError(
         f'{sentence} Make room and give the same command again, or go on without '
-        "(on_save_failure='continue')."
+        '(--config.on_save_failure=continue).'
       ) from error
     logging.warning('%s The run goes on.', sentence)
 

@@ -126,7 +126,7 @@ def places_of_classes(name: str, class_names: Sequence[str], num_logits: int) ->
     raise ConfigError(
       f'the data has the class {unknown[0]!r}{more}, which {name} does not know by one name of its '
       f'{num_logits}: {known}. Name the classes of the data as the weights do, or train a new '
-      'classifier (finetune.new_head=True).'
+      'classifier (--config.finetune.new_head=True).'
     )
   return np.array([names.index(kind) for kind in class_names], np.int32)
 
@@ -177,10 +177,12 @@ def _own_head(
 ) -> Mapping[str, np.ndarray]:
   """The classifier of loaded weights, of so many classes."""
   if 'b' not in loaded.get(head, {}):
-    raise ConfigError(f'{name} has no classifier: set finetune.new_head=True for a new one.')
+    raise ConfigError(
+      f'{name} has no classifier: set --config.finetune.new_head=True for a new one.'
+    )
   if np.size(loaded[head]['b']) != num_classes:
     raise ConfigError(
       f'{name} knows {np.size(loaded[head]["b"])} classes and the run has {num_classes}: set '
-      'finetune.new_head=True for a new classifier.'
+      '--config.finetune.new_head=True for a new classifier.'
     )
   return loaded[head]

@@ -20,6 +20,7 @@ from nfnets import execution, weights
 
 CHOICES = ('stop', 'skip')
 MOST_SKIPPED = 100  # broken steps in a row, the last of which ends the run
+_ADVICE = ('A lower --config.optimizer.learning_rate', 'a smaller --config.optimizer.clipping')
 _EXAMPLES_AT_ONCE = 8  # of a look at a broken step, which must not need more memory than the step
 
 
@@ -80,12 +81,9 @@ class Policy:
       where = f'unknown, the look at it failed ({" ".join(str(error).split())[:200]})'
     kept = (self.workdir / 'checkpoints').exists()  # a linear probe has none
     many = f', as of the {self._skipped - 1} steps before it,' if self.choice == 'skip' else ''
-    advice = "A lower learning rate, a smaller clipping or on_nonfinite='skip' may help"
+    advice = f'{", ".join(_ADVICE)} or --config.on_nonfinite=skip may help'
     if self.choice == 'skip':
-      advice = (
-        f'A run ends with {MOST_SKIPPED} of them in a row. A lower learning rate or a smaller '
-        'clipping may help'
-      )
+      advice = f'A run ends with {MOST_SKIPPED} of them in a row. {" or ".join(_ADVICE)} may help'
     raise NonFiniteError(
       f'The loss ({loss}) or gradient of step {step}{many} is not finite, at '
       f'learning rate {rate:.3g}. In its forward pass: {where}. Its parameters and batch are in '
@@ -104,8 +102,8 @@ class Policy:
         value = value.addressable_data(0) if isinstance(value, jax.Array) else value
         if not np.all(np.isfinite(value)):
           raise NonFiniteError(
-            f'The last update made {module}/{name} NaN or infinite, so no weights are written. A '
-            'lower learning rate or a smaller clipping may help.'
+            f'The last update made {module}/{name} NaN or infinite, so no weights are written. '
+            f'{" or ".join(_ADVICE)} may help.'
           )
 
 

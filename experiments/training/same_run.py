@@ -38,7 +38,7 @@ def require(config: Mapping[str, Any], info: DatasetInfo) -> None:
   fields = {name: value for name, value in config.items() if name not in FIELDS_OF_A_HOST}
   agreement.require_same(
     {
-      'config': {**fields, 'data': data},
+      '--config': {**fields, 'data': data},
       'data set': info._asdict(),
       'JAX version': jax.__version__,
       'devices of a process': jax.local_device_count(),

@@ -132,7 +132,7 @@ class WorkDirectory:
 
   def _follows_from_data(self, changed: list[str]) -> bool:
     """Whether the number of training pictures decided all fields that are another now."""
-    fields = {phrase.partition(':')[0] for phrase in changed}
+    fields = {phrase.partition(':')[0].removeprefix('--config.') for phrase in changed}
     in_spec = {field for field in fields if field.startswith('model.spec.')}
     open_ = self.by_size | (in_spec if 'model.variant' in self.by_size else set())
     derived = {'optimizer.clipping', 'data.image_size', 'data.eval_image_size'}
@@ -225,7 +225,7 @@ def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = '') -> list[str]:
-  """Returns 'field: old -> new' for the fields in which two configs would compute differently."""
+  """Returns '--config.field: old -> new' where two configs would compute differently."""
   found = []
   for key in sorted({*old, *new}):
     path = f'{prefix}{key}'
@@ -233,5 +233,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ''
     if isinstance(a, dict) and isinstance(b, dict):
       found += differences(a, b, f'{path}.')
     elif path not in NEUTRAL_FIELDS and a != b:
-      found.append(f'{path}: {a!r} -> {b!r}')
+      found.append(f'--config.{path}: {a!r} -> {b!r}')
   return found

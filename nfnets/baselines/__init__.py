@@ -1,4 +1,4 @@
-"""The batch-normalised networks that the papers on normalizer-free networks compare with."""
+"""The batch-normalised networks that the papers on normalizer-free networks use as baselines."""
 
 from nfnets.baselines.common import BaselineSpec, join_state, split_state
 from nfnets.baselines.efficientnet import EfficientNet, EfficientNetSpec

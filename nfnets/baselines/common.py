@@ -22,7 +22,7 @@ Tree = dict[str, dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineSpec:
-  """What is common to the specs of all baselines; each family adds its own fields."""
+  """The fields that the specs of all baselines share; each family adds its own."""
 
   FAMILY: ClassVar[str]  # module name of the network
   NORM_DECAY: ClassVar[float]  # of the running statistics
@@ -52,7 +52,7 @@ class BaselineSpec:
         )
 
   def conv_before(self, norm: str) -> str | None:
-    """Names the convolution right before a normalisation; None: something else is.
+    """Names the convolution directly before a normalisation; None if there is none.
 
     Args:
       norm: module name of the normalisation; the convolution's is in the same module.
@@ -76,7 +76,7 @@ class BaselineSpec:
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-    """Builds a spec from what `to_dict` gave, or from any part of it.
+    """Builds a spec from the result of `to_dict`, or from part of it.
 
     Raises:
       ValueError: there is an unknown field, one is missing, or the network cannot be built.
@@ -121,7 +121,7 @@ class Conv2D(hk.Module):
     w_init: hk.initializers.Initializer | None = None,
     name: str | None = None,
   ):
-    """Builds the layer, padded 'SAME'. The weights start as N(0, 2 / fan_in) unless told."""
+    """Builds the layer, padded 'SAME'. By default the weights start as N(0, 2 / fan_in)."""
     super().__init__(name=name)
     self.output_channels = output_channels
     self.kernel = kernel
@@ -139,7 +139,7 @@ class Conv2D(hk.Module):
 class BatchNorm(hk.Module):
   """`hk.BatchNorm` over all but the channels, in float32 whatever the dtype around it.
 
-  Squares of bfloat16 numbers would leave a variance of two digits.
+  Squares of bfloat16 numbers would leave the variance only two correct digits.
   """
 
   def __init__(
@@ -178,9 +178,9 @@ class BatchNorm(hk.Module):
 
 
 class FoldedNorm(hk.Module):
-  """What folding leaves of a normalisation: its offset, as the bias of the convolution before it.
+  """What remains of a folded normalisation: its offset, the bias of the convolution before it.
 
-  Where no convolution comes right before, there is a scale too.
+  If no convolution comes directly before it, there is also a scale.
   """
 
   def __init__(self, has_scale: bool, name: str):
@@ -189,7 +189,7 @@ class FoldedNorm(hk.Module):
     self.has_scale = has_scale
 
   def __call__(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
-    """Scales and shifts x [N, H, W, C], whether in training or not."""
+    """Scales and shifts x [N, H, W, C], the same in training and evaluation."""
     del is_training, test_local_stats  # there are no statistics
     if self.has_scale:
       x = x * hk.get_parameter('scale', x.shape[-1:], x.dtype, init=jnp.ones)
@@ -204,7 +204,7 @@ def make_norm(spec: BaselineSpec, name: str, axis: str | None) -> BatchNorm | Fo
 
 
 class Baseline(hk.Module):
-  """The head of a batch-normalised network; a subclass brings `features` and `finish`."""
+  """The head of a batch-normalised network; a subclass provides `features` and `finish`."""
 
   def __init__(
     self,

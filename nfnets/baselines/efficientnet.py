@@ -65,7 +65,7 @@ class EfficientNetSpec(BaselineSpec):
     return norm.replace('_norm', '_conv' if norm in ('stem_norm', 'final_norm') else '')
 
   def channels(self, channels: int) -> int:
-    """Scales a number of channels of B0: to the nearest 8, but not by over a tenth down."""
+    """Scales a number of channels of B0: to the nearest multiple of 8, down by at most a tenth."""
     return round_channels(channels * self.width_multiple, _CHANNEL_MULTIPLE)
 
   def blocks(self, blocks: int) -> int:
@@ -150,7 +150,7 @@ class MBConv(hk.Module):
 def _make_stages(
   spec: EfficientNetSpec, channels: int, cross_replica_axis: str | None
 ) -> list[list[MBConv]]:
-  """The blocks of each stage. No method, whose name would be in the modules' paths."""
+  """The blocks of each stage. Not a method: its name would appear in the modules' paths."""
   depths = [spec.blocks(stage[-1]) for stage in spec.stages]
   index = 0
   stages = []
@@ -179,7 +179,7 @@ class EfficientNet(Baseline):
     cross_replica_axis: str | None = None,
     name: str = EfficientNetSpec.FAMILY,
   ):
-    """Builds the network. An argument that is None keeps what the variant says.
+    """Builds the network. Arguments that are None keep the variant's values.
 
     Args:
       num_classes: number of logits K.

@@ -13,9 +13,9 @@ _NORM = '/~/batch_norm'  # of Haiku's module in ours
 def fold(tree: Mapping[str, Mapping[str, Any]], spec: BaselineSpec) -> tuple[Tree, BaselineSpec]:
   """Folds running statistics, scales and offsets into the convolutions before them.
 
-  In evaluation a normalisation is x * factor + offset with constants. Where it is applied to the
-  output of a convolution, the factor goes into the weights. Where it is applied to a sum, as at the
-  beginning of a ResNet-v2's blocks, it stays as these two vectors.
+  In evaluation a normalisation is x * factor + offset with constants. After a convolution, the
+  factor goes into the weights. After a sum, as at the beginning of a ResNet-v2's blocks, the two
+  vectors remain.
 
   Args:
     tree: parameters and state, of `join_state`, complete.

@@ -1,8 +1,8 @@
 """ResNets with batch normalisation: ResNet-v2 and SE-ResNeXt-D.
 
 ResNet-v2 (pre-activation, arXiv 1603.05027) has the depths and widths of the NF-ResNets of
-[SigProp] (arXiv 2101.08692), which it is their baseline for. SE-ResNeXt-D, the start of [NFNet]
-(arXiv 2102.06171, section 4), adds what the letters say: squeeze-excite (arXiv 1709.01507), grouped
+[SigProp] (arXiv 2101.08692), for which it is the baseline. SE-ResNeXt-D, from which [NFNet] starts
+(arXiv 2102.06171, section 4), adds what its name says: squeeze-excite (arXiv 1709.01507), grouped
 3x3 convolutions (ResNeXt, arXiv 1611.05431), and the stem of three 3x3 convolutions and the average
 pooled shortcut of ResNet-D (arXiv 1812.01187); GELU, group width 128 and squeeze-excite ratio 0.5
 are [NFNet]'s. The stride is in the 3x3 convolution.
@@ -54,7 +54,7 @@ class ResNetSpec(BaselineSpec):
       bottleneck = self.bottleneck_width(width)
       if not bottleneck or bottleneck % (self.group_width or bottleneck):
         raise ValueError(
-          f'A stage {width} wide has a bottleneck of {bottleneck}, which is no multiple of '
+          f'A stage {width} wide has a bottleneck of {bottleneck}, which is not a multiple of '
           f'group_width={self.group_width}.'
         )
 
@@ -146,7 +146,7 @@ class Block(hk.Module):
 
 
 def _make_stages(spec: ResNetSpec, cross_replica_axis: str | None) -> list[list[Block]]:
-  """The blocks of each stage. No method, whose name would be in the modules' paths."""
+  """The blocks of each stage. Not a method: its name would appear in the modules' paths."""
   in_channels = spec.stem[-1][2]
   index = 0
   stages = []
@@ -176,7 +176,7 @@ class ResNet(Baseline):
     fc_init: hk.initializers.Initializer | None = None,
     name: str = ResNetSpec.FAMILY,
   ):
-    """Builds the network. An argument that is None keeps what the variant says.
+    """Builds the network. Arguments that are None keep the variant's values.
 
     Args:
       num_classes: number of logits K.

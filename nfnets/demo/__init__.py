@@ -1,1 +1,1 @@
-"""A page to try networks on, in the browser: `python -m nfnets.demo --weights W`."""
+"""A page to try networks in the browser: `python -m nfnets.demo --weights W`."""

@@ -1,12 +1,17 @@
-"""Opens a page in the browser to try networks on.
+"""Opens a page in the browser to try networks.
 
     nfnets demo --weights F0
     nfnets demo --weights runs/digits F0 --examples photos/
 
-Pictures are dropped, pasted, chosen or taken with a camera. Only this machine can reach the page
-unless --host says otherwise; nothing leaves the machine, and no picture is kept.
-Exit code 1: it cannot be carried out; 2: wrong arguments; 130: ended with Ctrl-C.
+You can drop, paste or choose pictures, or take them with a camera. Only this machine can reach the
+page, unless --host is given; nothing leaves the machine, and no picture is stored.
+Exit code 1: it failed; 2: wrong arguments; 130: ended with Ctrl-C.
 """
+
+from nfnets import interruption
+
+if __name__ == '__main__':
+  interruption.listen()  # before the imports that take time
 
 import argparse
 import errno
@@ -22,20 +27,13 @@ from nfnets import installation
 from nfnets.demo import examples, models
 from nfnets.weights import hub
 
-_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports of a program that the signal ended
-
 
 def main(argv: list[str] | None = None) -> int:
   """Serves the page until it is interrupted; returns the exit code."""
   args = _parse(argv)
-  offered = models.Models(args.weights)
+  interruption.say_at_end('Stopped.')
   try:
-    return _serve(args, offered)
-  except KeyboardInterrupt:
-    print('\nStopped.', file=sys.stderr, flush=True)
-    if offered.is_busy:
-      os._exit(_INTERRUPTED)  # a thread computes or downloads, and cannot be ended otherwise
-    return _INTERRUPTED
+    return _serve(args, models.Models(args.weights))
   except (ImportError, OSError, RuntimeError, ValueError) as error:
     print(f'Error: {" ".join(str(error).split())}', file=sys.stderr)
     return 1
@@ -106,7 +104,7 @@ def listen(host: str, port: int) -> socket.socket:
     port: 0: any that is free.
 
   Raises:
-    OSError: this is no address of this machine, or the port is not to be had.
+    OSError: this is not an address of this machine, or the port is not available.
   """
   try:
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -123,8 +121,8 @@ def listen(host: str, port: int) -> socket.socket:
       known = not isinstance(error, socket.gaierror)  # whose numbers are others
       why = os.strerror(error.errno) if known else error.strerror
       reason = (
-        f'{host} is no address of this machine ({why}): give --host 127.0.0.1 for this '
-        'machine alone, or 0.0.0.0 for whoever reaches it.'
+        f'{host} is not an address of this machine ({why}): give --host 127.0.0.1 for this '
+        'machine only, or 0.0.0.0 for everyone who can reach it.'
       )
     raise OSError(reason) from None
 
@@ -146,7 +144,7 @@ def _explain(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) 
   lines = [f'The page is at http://{f"[{shown}]" if ":" in shown else shown}:{port} (Ctrl-C ends).']
   if not address.is_loopback:
     lines.append(
-      f'Warning: whoever reaches {shown} over a network can use the page, without a password. '
+      f'Warning: anyone who can reach {shown} over a network can use the page without a password. '
       'Without --host only this machine can.'
     )
   return lines

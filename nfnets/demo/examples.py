@@ -1,4 +1,4 @@
-"""Pictures that the page offers to those who have none at hand."""
+"""Pictures that the page offers as examples."""
 
 import io
 import os
@@ -22,11 +22,11 @@ class Example(NamedTuple):
 
 
 def find(folder: pathlib.Path, max_bytes: int) -> tuple[list[Example], list[str]]:
-  """Returns the first LIMIT pictures of a folder, sorted by path, and a line on each left out.
+  """Returns the first LIMIT pictures of a folder, sorted by path, and a line for each one skipped.
 
   Args:
     folder: searched at every depth, by the rules of `picture_files.walk`.
-    max_bytes: of a file; larger ones are left out.
+    max_bytes: largest file size; larger files are skipped.
   """
   examples, notes = [], []
   skipped = picture_files.Skipped(folder)

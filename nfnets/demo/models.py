@@ -17,7 +17,7 @@ _TOP = 5
 
 
 class Answer(NamedTuple):
-  """What a network says of a picture."""
+  """A network's result for a picture."""
 
   number: int  # of the network, in the order of `Models.names`
   seconds: float  # from the encoded picture to the labels
@@ -36,7 +36,7 @@ class _Loading(NamedTuple):
 
 
 class Models:
-  """Labels pictures with one of several networks, and exchanges it while it goes on labelling.
+  """Labels pictures with one of several networks, and can switch networks while labelling.
 
   All methods may be called from any thread.
   """
@@ -62,7 +62,7 @@ class Models:
     self._problem: str | None = None
 
   def load(self, number: int) -> None:
-    """Loads a network, compiles it and puts it in the place of the one before.
+    """Loads a network, compiles it and replaces the current one.
 
     Raises:
       OSError, ImportError, ValueError: as `Classifier.from_pretrained`.
@@ -75,7 +75,7 @@ class Models:
       self._end()
 
   def start_loading(self, number: int) -> threading.Thread:
-    """Does the same in a thread; until it is done, and if it fails, the present network stays.
+    """Does the same in a thread; the current network stays until that is done, or if it fails.
 
     Raises:
       RuntimeError: another one is being loaded.
@@ -97,13 +97,8 @@ class Models:
       predictions = loaded.classifier(picture, _TOP)
       return Answer(loaded.number, time.perf_counter() - start, predictions)
 
-  @property
-  def is_busy(self) -> bool:
-    """Whether a network is on its way or labels a picture."""
-    return self._loading is not None or self._one_picture.locked()
-
   def describe(self) -> dict[str, Any]:
-    """What the page shows, as JSON has it: networks, which is loaded or on its way, what failed."""
+    """What the page shows, as JSON types: networks, the one (being) loaded, what failed."""
     with self._changing:
       loaded, loading, problem = self._loaded, self._loading, self._problem
     return {
@@ -124,7 +119,7 @@ class Models:
     with self._changing:
       if self._loading:
         name = self.names[self._loading.number]
-        raise RuntimeError(f'{name} is being loaded: wait until it is there.')
+        raise RuntimeError(f'{name} is being loaded: wait until it is ready.')
       is_here = os.path.exists(self._weights[number])
       step = 'reading the weights' if is_here else 'fetching the weights'
       self._loading = _Loading(number, time.monotonic(), step)
@@ -155,9 +150,9 @@ class Models:
 
 
 def display_names(weights: Sequence[str]) -> list[str]:
-  """Names that tell weights apart: published ones as they are, of files the folder and the name.
+  """Names that distinguish weights: published names as they are; for files, folder and name.
 
-  Where two would be the same, the files' paths.
+  If two would be the same, the files' paths.
   """
   paths = [pathlib.Path(text) for text in weights]
   short = [

@@ -1,7 +1,7 @@
-"""What the browser is answered: the page, labels for pictures, the networks there are.
+"""Answers the browser: the page, labels for pictures, the available networks.
 
 Pictures stay in memory: nothing that is sent is written to a file, no path comes from a request,
-and the page's policy (Content-Security-Policy) keeps browsers from asking any other host.
+and the page's Content-Security-Policy keeps browsers from contacting any other host.
 """
 
 import importlib.resources
@@ -51,8 +51,8 @@ def make_app(models: Models, examples: Sequence[Example], only_local: bool) -> S
   Args:
     models: the networks, one of them loaded.
     examples: pictures to offer.
-    only_local: whether to answer only to the names of this machine itself, so that no web page can
-      reach it under a name of its own (DNS rebinding).
+    only_local: whether to answer only requests that address this machine by its own names, so that
+      no web page can reach it under another name (DNS rebinding).
   """
 
   async def label(request: Request) -> Response:
@@ -65,7 +65,7 @@ def make_app(models: Models, examples: Sequence[Example], only_local: bool) -> S
     except ValueError as error:
       return _problem(422, sentence(error))
     except MemoryError:
-      return _problem(413, 'The memory does not suffice for this picture: reduce it first.')
+      return _problem(413, 'There is not enough memory for this picture: make it smaller first.')
     return JSONResponse(
       {
         'model': answer.number,
@@ -158,12 +158,12 @@ async def _say_status(request: Request, error: HTTPException) -> Response:
 
 
 async def _say_failure(request: Request, error: Exception) -> Response:
-  """For the unforeseen: the traceback goes to the terminal, see uvicorn's logger."""
-  return _problem(500, 'The program failed at this: its terminal says more.')
+  """For unexpected errors: the traceback goes to the terminal, see uvicorn's logger."""
+  return _problem(500, 'The program failed on this request: see its terminal for the error.')
 
 
 class _Guard:
-  """Refuses what other web pages make a browser send, and adds the headers that bind the page."""
+  """Refuses requests from other web pages, and adds the headers that restrict the page."""
 
   def __init__(self, app: ASGIApp, only_local: bool):
     self._app = app
@@ -183,7 +183,7 @@ class _Guard:
       if self._only_local and not _is_local(host):
         app = _problem(403, f'This page is at localhost, not at {host}: --host opens it to others.')
       elif origin is not None and urllib.parse.urlsplit(origin).netloc != host:
-        app = _problem(403, 'Another web page asked for this: only the page itself may.')
+        app = _problem(403, 'This request came from another web page: only this page may send it.')
     await app(scope, receive, send_with_headers)
 
 
@@ -197,13 +197,14 @@ def _is_local(host: str) -> bool:
 
 
 def serve(app: Starlette, listener: socket.socket) -> None:
-  """Answers on a socket until Ctrl-C, which it raises as KeyboardInterrupt, or SIGTERM."""
+  """Answers on a socket until a signal ends the process."""
   config = uvicorn.Config(
     app,
     access_log=False,
     http='h11',
     lifespan='off',
     limit_concurrency=_CONNECTIONS,
+    loop='asyncio',  # another one may keep the signals to itself
     log_config=None,  # errors go to stderr
     proxy_headers=False,
     server_header=False,
@@ -214,7 +215,7 @@ def serve(app: Starlette, listener: socket.socket) -> None:
 
 
 class _Server(uvicorn.Server):
-  """A server that ends in silence."""
+  """A server that ends without output."""
 
   async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
     logging.getLogger('uvicorn.error').disabled = True  # what is cut off is no failure

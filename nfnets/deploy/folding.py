@@ -1,8 +1,8 @@
 """Folding a trained network into plain convolutions.
 
-In evaluation everything that makes a network normalizer-free is a constant: standardised weights,
-gains, gamma, beta, alpha, skip gains and the attention's factor of 2 all go into convolutions. So
-do the running statistics of batch normalisation.
+In evaluation everything that makes a network normalizer-free is constant: standardised weights,
+gains, gamma, beta, alpha, skip gains and the attention's factor of 2 are all folded into the
+convolutions. The running statistics of batch normalisation are folded in the same way.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
   """Folds a network of any family into plain convolutions.
 
   Args:
-    params: its parameters, module path -> name -> float array, those of a batch-normalised network
-      with its state (`baselines.join_state`). The classifier may be missing.
-    spec: what they belong to.
+    params: its parameters, module path -> name -> float array; for a batch-normalised network with
+      its state (`baselines.join_state`). The classifier may be missing.
+    spec: the network.
 
   Returns:
     Parameters, float32, and the spec, which says that it is folded: a network of the same class
@@ -44,7 +44,7 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
       `weights.fit`.
   """
   if is_folded(spec):
-    raise ValueError('This network is folded already: use it as it is.')
+    raise ValueError('This network is already folded: use it as it is.')
   params = weights.fit(params, spec)
   if isinstance(spec, BaselineSpec):
     return baselines.fold(params, spec)
@@ -74,7 +74,7 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
 
 
 def is_folded(spec: zoo.AnySpec) -> bool:
-  """Whether a spec is of a folded network."""
+  """Whether a spec describes a folded network."""
   return spec.folded if isinstance(spec, BaselineSpec) else spec.conventions.folded
 
 

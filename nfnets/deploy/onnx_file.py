@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file, written straight from its folded description."""
+"""A trained network as an ONNX file, written directly from its folded description."""
 
 import importlib.util
 import json
@@ -42,20 +42,20 @@ def export_onnx(
   """Writes images -> logits as an ONNX file of plain convolutions.
 
   Args:
-    path: where to write, whole or not at all; weights above 2 GB go into `<path>.data` beside it.
+    path: the file; it is written whole or not at all. Weights above 2 GB go into `<path>.data`.
     params: as for `fold`, with a classifier; folded or not.
-    spec: what they belong to.
+    spec: the network.
     size: height and width of the images in pixels; 0: any; None: that of the preprocessing.
-    batch_size: number of images of a call; None: any.
+    batch_size: number of images per call; None: any.
     layout: of the input 'images': 'NHWC' or 'NCHW'.
     weights_dtype: 'float32'; or 'float16' or 'bfloat16': half the file, computed in float32.
     normalize: whether the input holds pixels 0..255 in uint8, RGB, and the graph subtracts the
-      mean and divides by the standard deviation; else they are normalised float32.
+      mean and divides by the standard deviation; otherwise they are normalised float32.
     softmax: whether the output holds 'probabilities' instead of 'logits', [N, K] float32.
     pool: whether the pooled features are a second output, 'pool', [N, C] float32.
-    preprocessing: how pictures are brought to the network, which the file says as well; None:
-      DeepMind's for networks of the spec's test size.
-    metadata: what the file says beside it, such as class names: strings, or what JSON can hold.
+    preprocessing: how pictures are prepared for the network; the file records it. None: DeepMind's
+      for networks of the spec's test size.
+    metadata: what else the file records, such as class names: strings, or JSON types.
 
   Raises:
     ImportError: the package onnx is not installed.
@@ -98,16 +98,16 @@ def make_model(
   """Returns what `export_onnx` writes, without metadata; arguments and errors are the same.
 
   Args:
-    params: as there.
-    spec: likewise.
-    size: likewise.
-    batch_size: likewise.
-    layout: likewise.
-    weights_dtype: likewise.
+    params: as in `export_onnx`.
+    spec: as in `export_onnx`.
+    size: as in `export_onnx`.
+    batch_size: as in `export_onnx`.
+    layout: as in `export_onnx`.
+    weights_dtype: as in `export_onnx`.
     normalized: whose mean and standard deviation the graph applies; None: it gets normalised
       images.
-    softmax: likewise.
-    pool: likewise.
+    softmax: as in `export_onnx`.
+    pool: as in `export_onnx`.
   """
   if importlib.util.find_spec('onnx') is None:
     raise ImportError(f'ONNX files need the package onnx: {installation.command("onnx")}')

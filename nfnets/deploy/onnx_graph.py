@@ -1,6 +1,6 @@
 """Building an ONNX graph: each method adds the nodes of one operation on maps [N, C, H, W].
 
-`nfnets.deploy.onnx_networks` reads networks aloud with these words.
+`nfnets.deploy.onnx_networks` builds networks with these methods.
 """
 
 from collections.abc import Sequence

@@ -47,9 +47,9 @@ def predictor(params: Params, spec: zoo.AnySpec) -> Callable[[jax.Array], jax.Ar
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-  """Inside, a network is traced as it is written, for any machine, and not rewritten for this one.
+  """A context in which a network is traced for any machine, not rewritten for this one.
 
-  Exports are traced so: what is right for this machine may be slow on another one, and what is
+  Exports are traced in it: what is fast on this machine may be slow on another one, and programs
   written for a TPU cannot be stored.
   """
   with execution.strategy('plain', space_to_depth='off'):
@@ -70,12 +70,12 @@ def export_stablehlo(
   The program is the same whichever machine writes it, see `portable`.
 
   Args:
-    path: where to write; as `weights.save`, whole or not at all.
+    path: the file; as with `weights.save`, it is written whole or not at all.
     params: as for `predictor`.
     spec: what they belong to.
     size: height and width of the images; None: the spec's test size.
-    batch_size: number of images of a call; None: any.
-    platforms: where it shall run.
+    batch_size: number of images per call; None: any.
+    platforms: where it will run.
 
   Raises:
     ValueError: as `predictor`.
@@ -101,6 +101,6 @@ def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
     raise
   except Exception as error:  # flatbuffers raises many kinds for damaged files
     raise ValueError(
-      f'{path} is not a file that export_stablehlo wrote, or not a whole one: write it again.'
+      f'{path} is not a file that export_stablehlo wrote, or is incomplete: write it again.'
     ) from error
   return exported.call

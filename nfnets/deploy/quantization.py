@@ -24,7 +24,7 @@ _PREPARED = {'onnx.quant.pre_process': 'onnxruntime.quant'}
 
 
 class Quantization(NamedTuple):
-  """What came of quantising a file."""
+  """The result of quantising a file."""
 
   pictures: int  # that were calibrated with and compared
   skipped: str  # which files of the folder were not, in one line; '' if all were
@@ -54,19 +54,18 @@ def quantize_onnx(
   """Writes a network of `export_onnx` with convolutions in eight bits.
 
   Weights are quantised per output channel, activations per tensor by their least and largest values
-  over the pictures. In float32 stay the first convolution, which reads the images, the few numbers
-  of efficient channel attention, and the classifier.
+  over the pictures. The first convolution, which reads the images, the few numbers of efficient
+  channel attention, and the classifier stay in float32.
 
   Args:
-    source: what `export_onnx` wrote, with float32 weights.
-    out: where to write, whole or not at all; its metadata are those of `source`.
-    pictures: to calibrate with, such as the network will see: a folder, searched at every depth
-      (`picture_files.walk`); or arrays as the network takes them, each [H, W, 3], whatever the
+    source: a file that `export_onnx` wrote, with float32 weights.
+    out: the new file, written whole or not at all; its metadata are those of `source`.
+    pictures: to calibrate with, like those that the network will see: a folder, searched at every
+      depth (`picture_files.walk`); or arrays as the network takes them, each [H, W, 3] for either
       layout of the file's input: float32, normalised; or uint8, if the file normalises.
     prepare: makes such an array of the path of a picture; needed for a folder. Pictures that it
       raises OSError or ValueError for are skipped and counted.
-    max_pictures: how many are looked at, evenly spread over those that there are. One at a time is
-      in memory.
+    max_pictures: how many are used, evenly spread over all of them. One at a time is in memory.
     weight_bits: 7; or 8, closer to float32 on processors with AVX-512 VNNI, AMX or ARM's dot
       products, and wrong on others, whose sums of 16 bits overflow.
 
@@ -111,11 +110,11 @@ def _load(source: pathlib.Path) -> 'onnx.ModelProto':
   try:
     model = onnx.load(source, format='protobuf')
   except DecodeError:
-    raise ValueError(f'{source} is no ONNX file, or not a whole one.') from None
+    raise ValueError(f'{source} is not an ONNX file, or is incomplete.') from None
   if not {'spec', 'layout'} <= {entry.key for entry in model.metadata_props}:
     raise ValueError(f'{source} was not written by nfnets.deploy.export_onnx: export it first.')
   if any(node.op_type == 'QuantizeLinear' for node in model.graph.node):
-    raise ValueError(f'{source} is in int8 already: start from the file in float32.')
+    raise ValueError(f'{source} is already in int8: start from the file in float32.')
   halves = onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
   if any(one.data_type in halves for one in model.graph.initializer):
     raise ValueError(f'{source} has weights of 16 bits: export it with float32 weights first.')
@@ -123,10 +122,10 @@ def _load(source: pathlib.Path) -> 'onnx.ModelProto':
 
 
 class _Pictures:
-  """What the network is given, one picture after the other, as often as it is asked for.
+  """The network's inputs, one picture after the other, which can be iterated over repeatedly.
 
   Attributes:
-    skipped: what of the folder was left out.
+    skipped: what was left out of the folder.
   """
 
   def __init__(
@@ -145,7 +144,7 @@ class _Pictures:
       if prepare is None:
         raise ValueError('a folder needs prepare, which makes an array of the path of a picture.')
       if not os.path.isdir(pictures):
-        raise NotADirectoryError(f'{self._where} is no folder of pictures to calibrate with.')
+        raise NotADirectoryError(f'{self._where} is not a folder of pictures to calibrate with.')
       pictures = list(picture_files.walk(pictures, pathlib.Path(pictures).resolve(), self.skipped))
     if not len(pictures):
       raise ValueError(f'there are no pictures to calibrate with in {self._where}: give some.')
@@ -169,7 +168,8 @@ class _Pictures:
       ValueError: no picture can be read, or one is not what the network takes.
     """
     for item in self._items:
-      picture = self._read(item) if isinstance(item, str) else np.asarray(item)
+      is_path = isinstance(item, str) and self._prepare is not None
+      picture = self._read(item) if is_path else np.asarray(item)
       if picture is not None:
         self._check(picture)
         picture = np.transpose(picture, (2, 0, 1)) if self._is_nchw else picture

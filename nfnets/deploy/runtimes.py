@@ -1,9 +1,8 @@
-"""What computes a network where it is used: XLA, or on a CPU the quicker ONNX Runtime."""
+"""The runtime of a network in use: XLA, or the faster ONNX Runtime on a CPU."""
 
 import functools
 import importlib.util
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets import baselines, installation, weights, zoo
+from nfnets import baselines, installation, interruption, weights, zoo
 from nfnets.deploy import onnx_file
 from nfnets.deploy.folding import Params
 
@@ -29,12 +28,12 @@ class Runtime(Protocol):
   def __call__(
     self, images: np.ndarray, names: Sequence[str], pad_to: int
   ) -> Mapping[str, jax.Array | np.ndarray]:
-    """Starts to compute.
+    """Starts the computation.
 
     Args:
       images: float32 [N, H, W, 3], normalised.
       names: which outputs.
-      pad_to: at least N; where a program is compiled for a number of images, it is for this one.
+      pad_to: at least N; programs that are compiled for a number of images use this number.
 
     Returns:
       Name -> float32 [at least N, ...], of which the first N rows count.
@@ -45,12 +44,12 @@ def choose(runtime: str | None, dtype: str) -> str:
   """Returns the runtime for this machine: one of RUNTIMES.
 
   Args:
-    runtime: what the user wants; None: ONNX Runtime if JAX computes on a CPU, in float32, and it is
-      installed, else XLA.
-    dtype: what the network shall compute in.
+    runtime: the user's choice; None: ONNX Runtime if JAX computes on a CPU, in float32, and it is
+      installed, otherwise XLA.
+    dtype: the dtype in which the network computes.
 
   Raises:
-    ImportError: ONNX Runtime is wanted and not installed.
+    ImportError: ONNX Runtime was chosen but is not installed.
     ValueError: there is no such runtime, or it does not compute in this dtype.
   """
   if runtime is None:
@@ -96,7 +95,7 @@ class OnnxRuntime:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     providers = ['CPUExecutionProvider']
-    with tempfile.TemporaryDirectory() as folder:  # a file may be above the 2 GB of a message
+    with interruption.temporary_folder() as folder:  # a file may be above the 2 GB of a message
       path = pathlib.Path(folder) / 'network.onnx'
       onnx_file.export_onnx(path, params, spec, size=size, pool=True)
       self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)

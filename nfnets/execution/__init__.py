@@ -1,7 +1,7 @@
-"""How layers are computed: chosen by a context, for no model to know.
+"""How layers are computed: a context chooses, and models need not know.
 
 A training step, a benchmark or a user enters `strategy(...)`; layers call `convolve`, `chain` and
-`standardize`, which look at it.
+`standardize`, which follow it.
 """
 
 from nfnets.execution.context import Strategy, current, strategy

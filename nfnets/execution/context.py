@@ -1,7 +1,7 @@
 """The choice of how layers are computed: made by whoever trains or compiles, never by a model.
 
-Values agree between all choices, up to the order of summation. The choice is a part of the key
-under which `jax.jit` keeps what it has traced, so a function is traced anew under another one.
+Values agree between all choices, up to the order of summation. The choice is part of the key
+under which `jax.jit` caches what it has traced, so a function is retraced under another choice.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ SPACE_TO_DEPTH = ('auto', 'on', 'off')
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-  """How what is traced now is computed; see `strategy` for the fields."""
+  """How the code that is being traced is computed; see `strategy` for the fields."""
 
   convolutions: str = 'auto'
   space_to_depth: str = 'auto'
@@ -30,12 +30,12 @@ _current = jax.make_user_context(Strategy())
 
 
 def current() -> Strategy:
-  """Returns what was chosen."""
+  """Returns the current choice."""
   return _current.value
 
 
 def using(chosen: Strategy) -> contextlib.AbstractContextManager:
-  """A context inside which that is the choice."""
+  """A context with the given choice."""
   return _current(chosen)
 
 
@@ -49,27 +49,27 @@ def strategy(
 ) -> Iterator[None]:
   """Chooses, for everything called or traced inside, how layers are computed.
 
-  What is None stays as it is around this context.
+  Arguments that are None keep the value of the enclosing context.
 
   Args:
     convolutions: 'plain' leaves every convolution to XLA, 'cpu' and 'tpu' rewrite them as
       `nfnets.execution.convolution` says, and 'auto', the default, is what `jax.default_backend()`
-      is, 'plain' on a GPU. Name one when compiling for a machine that this one is not.
+      returns, 'plain' on a GPU. Name one when compiling for another kind of machine.
     space_to_depth: whether the stem of a network works on squares of pixels as channels: 'auto',
       the default, does on accelerators and not on CPUs, 'on' wherever the image's size allows it,
       'off' never.
     training_step: whether what is traced is compiled here for a step of training, in reverse mode.
-      Convolutions written for a CPU then keep only their inputs for the gradient, and compute
-      activations and centred weights again: about half the memory, in less time; there is every
-      order of reverse mode and no forward mode. On a TPU the weights lie as the parameters do,
-      which the update is quicker with; `jax.export` takes no such program. `experiments.train`
-      switches it on; it is off by default.
-    rematerialize: numbers, from 0, of the stages whose blocks are computed again for the gradient
-      as a whole (`hk.remat`): less memory, more time. A training step on a CPU leaves it out: there
-      it would keep more than what `training_step` does by itself.
+      Convolutions written for a CPU then keep only their inputs for the gradient, and recompute
+      activations and centred weights: about half the memory, in less time. Reverse mode works to
+      every order, forward mode does not. On a TPU the weights keep the layout of the parameters,
+      which makes the update faster; `jax.export` does not accept such programs.
+      `experiments.train` switches it on; it is off by default.
+    rematerialize: numbers, from 0, of the stages whose blocks are recomputed as a whole for the
+      gradient (`hk.remat`): less memory, more time. A training step on a CPU ignores it, because
+      it would keep more memory than `training_step` alone.
 
   Raises:
-    ValueError: there is no such choice; from a network, it has no such stage.
+    ValueError: there is no such choice; raised by a network, it has no such stage.
   """
   given = {
     'convolutions': convolutions,
@@ -104,12 +104,12 @@ def uses_space_to_depth() -> bool:
 
 
 def recomputes() -> bool:
-  """Whether what is traced now computes again for the gradient what it can."""
+  """Whether what is traced now recomputes what it can for the gradient."""
   return current().training_step and written_for() == 'cpu'
 
 
 def keeps_layout() -> bool:
-  """Whether what is traced now leaves weights in memory as the parameters are."""
+  """Whether what is traced now keeps weights in the memory layout of the parameters."""
   return current().training_step
 
 

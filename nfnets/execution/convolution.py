@@ -1,7 +1,7 @@
-"""How a convolution, and what comes before it, is computed on each backend.
+"""How a convolution, with the operation before it, is computed on each backend.
 
-XLA's CPU backend computes plain convolutions and matrix products close to the speed of the machine,
-and everything else far from it. So there
+XLA's CPU backend computes plain convolutions and matrix products at close to the machine's speed,
+and everything else much more slowly. Therefore, on a CPU,
 
   * a grouped convolution becomes one plain convolution per group, or, where groups are narrow, per
     32 channels with zeros between the groups (four times the products of groups of 8, and still
@@ -11,9 +11,10 @@ and everything else far from it. So there
   * a depthwise convolution becomes a sum of shifted products: 3 to 20 times faster.
 
 The TPU's compiler rewrites a grouped convolution as one whose groups lie along one more spatial
-axis. Written so from the start, its gradient by the input neither rearranges nor reverses the
-weights first, and what comes before and after is computed within the convolutions: by the
-compiler's own estimate a fifth to a quarter of the time of a convolution and its gradients.
+axis. If it is written in this way from the start, its input gradient need not rearrange or reverse
+the weights first, and what comes before and after is computed within the convolutions. By the
+compiler's own estimate this saves a fifth to a quarter of the time of a convolution with its
+gradients.
 """
 
 import math

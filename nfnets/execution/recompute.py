@@ -1,8 +1,8 @@
-"""Computing again for the gradient, on a CPU, what would otherwise be kept for it.
+"""On a CPU, recomputes for the gradient what would otherwise be kept for it.
 
 `jax.checkpoint` asks for the same with barriers, but XLA's CPU backend drops them before it merges
 common subexpressions: everything is kept after all, and what the gradient needs in another layout
-is even made, and held, while the forward pass runs. Here the second computation depends on the
+is even computed and held during the forward pass. Here the second computation depends on the
 cotangent, so that it can neither be merged with the first nor begin before the backward pass.
 """
 
@@ -17,8 +17,8 @@ from nfnets.execution import context
 def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Returns function(x, *args), of which only x and args are kept for the gradient.
 
-  Values and gradients are those of `function`. There is a reverse mode, also of gradients, but no
-  forward mode. The second computation has the strategy of the first, whatever is chosen by then.
+  Values and gradients are those of `function`. Reverse mode works, also for gradients of gradients;
+  forward mode does not. The second computation uses the strategy of the first one.
 
   Args:
     function: pure, of arrays: whatever it uses must be an argument, to be differentiated, or no

@@ -1,7 +1,7 @@
-"""Squares of pixels as the channels of one place: fewer places, more channels, the same numbers.
+"""Squares of pixels as channels: a smaller map with more channels and the same numbers.
 
-The first convolutions of a network see large maps of very few channels (3, 16, 32), which fill
-only a part of what an accelerator multiplies at once. Here b x b neighbouring pixels become the
+The first convolutions of a network see large maps of very few channels (3, 16, 32), which use
+only part of what an accelerator multiplies at once. Here b x b neighbouring pixels become the
 channels of one place, and every convolution works on such places, with its weights rearranged and
 padded with zeros. NFNet's four convolutions then all run at a quarter of the image's resolution.
 The rearrangement is linear and copies numbers, so values and gradients are those of the plain
@@ -31,8 +31,8 @@ Window = tuple[Sequence[int], int, Padding]  # kernel shape, stride and padding
 class SpaceToDepth:
   """A map [N, H, W, C] whose squares of pixels are the channels of one place.
 
-  A network takes images so, such as from a host that packed them, and the convolutions of its stem
-  hand such maps to one another.
+  A network accepts images in this form, for example from a host that packed them, and the
+  convolutions of its stem pass such maps on.
 
   Attributes:
     places: [N, H / block, W / block, block * block * C], from `pack`.

@@ -26,7 +26,7 @@ class UnitCounts(NamedTuple):
 
 
 class AdaptiveGradClip(optax.GradientTransformationExtraArgs):
-  """A transformation that begins with adaptive gradient clipping; `chain` knows it by this type."""
+  """A transformation that begins with adaptive gradient clipping; `chain` recognises it by type."""
 
 
 # [NFNet] section 4.1 trains F0 at batch sizes from 256 to 4096 with clipping from 0.01 to 0.16: the
@@ -36,14 +36,14 @@ _CLIPPING_BY_BATCH = ((1024, 0.01), (512, 0.02), (256, 0.04), (128, 0.08), (0, 0
 
 
 def clipping_for_batch(batch_size: int) -> float:
-  """Returns the clipping to begin with: 0.01 from a batch of 1024 on, doubled with each halving.
+  """Returns the clipping to start from: 0.01 for batches from 1024, doubled with each halving.
 
   | batch | 1024 and more | 512 | 256 | 128 | less |
   |---|---|---|---|---|---|
   | clipping | 0.01 | 0.02 | 0.04 | 0.08 | 0.16 |
 
   Args:
-    batch_size: examples of one update, over all devices.
+    batch_size: number of examples per update, over all devices.
 
   Raises:
     ValueError: if batch_size is below 1.
@@ -61,10 +61,10 @@ def adaptive_grad_clip(
 ) -> optax.GradientTransformationExtraArgs:
   """Scales each unit's gradient so that its norm is at most `clipping * max(||w||, eps)`.
 
-  Everything in the tree is clipped unless a mask leaves something out, as `nfnets.optim.nfnet_sgd`
-  does with the classifier. Clipping comes before the optimiser, see `nfnets.optim.chain`.
+  Everything in the tree is clipped unless a mask excludes it, as `nfnets.optim.nfnet_sgd` does with
+  the classifier. Clipping comes before the optimiser, see `nfnets.optim.chain`.
 
-  Norms are computed in float32 where arrays have fewer bits.
+  Norms are computed in at least float32.
 
   Args:
     clipping: largest allowed ratio of gradient norm to weight norm ([NFNet]: 0.01 for batches of
@@ -77,8 +77,8 @@ def adaptive_grad_clip(
 
   Returns:
     A transformation whose `update(grads, state, params)` needs `params`, a tree of float arrays
-    like `grads`. Where grads has None or optax.MaskedNode, that stays. It keeps no state and
-    leaves extra arguments to others.
+    like `grads`. None or optax.MaskedNode in grads stays. It keeps no state and ignores
+    extra arguments.
 
   Raises:
     ValueError: if clipping or eps is not positive and finite; from `update` if params is missing,
@@ -131,8 +131,8 @@ def chain(
   After an optimiser the clipping would compare parameters with updates instead of gradients: with
   Adam every update has the size of the learning rate, so nothing or everything is clipped.
 
-  It knows clipping that `adaptive_grad_clip` made (with `mask`, if part of the tree is left out)
-  and chains that this function made from it. It cannot see into `optax.chain` or `optax.masked`.
+  It recognises clipping made by `adaptive_grad_clip` (with `mask`, if part of the tree is left out)
+  and chains of it that this function made. It cannot see into `optax.chain` or `optax.masked`.
 
   Args:
     *transformations: in the order in which they change the gradients. Extra arguments of `update`

@@ -1,4 +1,4 @@
-"""Exponential moving average of the parameters, evaluated beside the raw ones in [NFNet]."""
+"""Exponential moving average of the parameters; [NFNet] evaluates it and the raw parameters."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def ema_decay(
   Args:
     step: int scalar, number of updates made before this one (0 at the first).
     decay: the final weight, in 0..1 ([NFNet]: 0.99999); may be traced.
-    warmup: False leaves the second term out: the weight is `decay` from the first step on.
+    warmup: False omits the second term: the weight is `decay` from the first step on.
 
   Returns:
     A float32 scalar.
@@ -41,8 +41,8 @@ def update(
 ) -> Any:
   """One update of the average: `d * ema + (1 - d) * params` with `d = ema_decay(step, decay)`.
 
-  Keep the average in float32, whatever the parameters are: it is computed in float32 at least, but
-  rounded to what it is kept in. In bfloat16 and with a decay of 0.99, it stands still where the
+  Keep the average in float32, whatever the dtype of the parameters: it is computed in at least
+  float32 but rounded to its own dtype. In bfloat16 with a decay of 0.99, it does not move where the
   parameters differ from it by less than a fifth.
 
   Args:
@@ -57,8 +57,8 @@ def update(
     The new average, in the dtypes of `ema`.
 
   Raises:
-    ValueError: if decay is outside 0..1, or below 1 but rounded to 1 in the dtype of an average,
-      which then would stand still; the trees have other structures.
+    ValueError: if decay is outside 0..1, or below 1 but rounds to 1 in the dtype of an average,
+      which would then never move; or if the trees have different structures.
   """
   weight = _new_weight(step, decay, warmup)
   averages, new, structure = trees.pair(ema, params, ('averages', 'parameters'))

@@ -1,7 +1,7 @@
 """Which parameters are clipped and which decayed: (module path, name) -> group.
 
-[NFNet] (arXiv 2102.06171) section 4.1 clips every parameter but the final linear layer's weights;
-its training recipe decays every parameter but gains and biases.
+[NFNet] (arXiv 2102.06171) section 4.1 clips every parameter except the final linear layer's
+weights; its training recipe decays every parameter except gains and biases.
 
 | group              | members                                   | clipped | weight decay |
 |--------------------|-------------------------------------------|---------|--------------|
@@ -44,12 +44,12 @@ def assign(
   classifier: str | None = None,
   names: Mapping[str, str] | None = None,
 ) -> Any:
-  """Gives every parameter its group, by its name; never by guessing.
+  """Assigns every parameter to its group by name; never guesses.
 
   Args:
     params: a Haiku tree, module path -> name -> array (or anything with a shape).
-    classifier: module path of the classifier, e.g. 'my_net/~/logits'. None finds it where there is
-      no doubt, see `find_classifier`. '' states that the network has none (a backbone).
+    classifier: module path of the classifier, e.g. 'my_net/~/logits'. None finds it if it is
+      unambiguous, see `find_classifier`. '' states that the network has none (a backbone).
     names: groups of further parameter names, e.g. {'embeddings': 'weights'}.
 
   Returns:
@@ -86,7 +86,7 @@ def clip_mask(
 ) -> Any:
   """A tree of bools like params: True where adaptive gradient clipping applies.
 
-  Takes the arguments of `assign` and raises what it raises.
+  Takes the arguments of `assign` and raises the same errors.
   """
   return jax.tree.map(lambda group: group != CLASSIFIER, assign(params, classifier, names))
 
@@ -96,8 +96,8 @@ def decay_mask(
 ) -> Any:
   """A tree of bools like params: True where weight decay applies.
 
-  The classifier is decayed like any other weight, so it need not be known. Takes the other
-  arguments of `assign` and raises what it raises.
+  The classifier is decayed like any other weight, so it need not be named. Takes the other
+  arguments of `assign` and raises the same errors.
   """
   groups = assign(params, classifier='', names=names)
   return jax.tree.map(lambda group: group != GAINS_AND_BIASES, groups)
@@ -115,7 +115,7 @@ def sum_by_group(values: Any, groups: Any) -> dict[str, Any]:
     Group name -> sum, for the groups that occur.
 
   Raises:
-    ValueError: if the two trees have other structures.
+    ValueError: if the two trees have different structures.
   """
   sums: dict[str, Any] = {}
   leaves, names, _ = trees.pair(values, groups, ('values', 'groups'))
@@ -185,10 +185,10 @@ def find_classifier(
 ) -> str:
   """Returns the module path of the network's only linear layer, whatever its depth and name.
 
-  Every 2-D array is taken for a linear layer but those of squeeze-excite blocks, gains and biases,
-  and 'embeddings', which are looked up. That leaves `<Root>/~/linear` in every network of this
-  library, under any name of the root. `optax.masked` hides the shapes of what it leaves out: of
-  that, a 'w' beside a 'b' counts, unless its module is called a 'conv'.
+  Every 2-D array counts as a linear layer, except those of squeeze-excite blocks, gains and biases,
+  and 'embeddings', which are looked up. In every network of this library that leaves
+  `<Root>/~/linear`, for any name of the root. `optax.masked` hides the shapes of arrays that it
+  leaves out; of these, a 'w' next to a 'b' counts, unless its module is called 'conv'.
 
   Args:
     params: a Haiku tree, module path -> name -> array (or anything with a shape).

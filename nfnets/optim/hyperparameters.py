@@ -8,10 +8,10 @@ import numpy as np
 
 
 def passes(value: Any, test: Callable[[float], bool]) -> bool:
-  """Whether a hyperparameter is one number that passes; a traced one does, as nobody knows it yet.
+  """Whether a hyperparameter is one valid number; traced ones pass, as their value is unknown.
 
-  So optax.inject_hyperparams under jit and vmap over hyperparameters work, and a wrong number in
-  the program's text is still refused.
+  So optax.inject_hyperparams under jit and vmap over hyperparameters work, and a wrong constant is
+  still refused.
   """
   if isinstance(value, jax.core.Tracer):
     return True

@@ -1,9 +1,9 @@
 """Frozen parameters and learning rates by layer: what fine-tuning adds to an optimiser.
 
 Parameters are named by prefixes of `<module path>/<name>`. A prefix ends with a whole part of the
-path: 'NFNet/~/nf_block' covers the first block and what is in it, and neither 'NFNet/~/nf_block_1'
-nor all blocks. In a part, `*`, `?` and `[12]` are wildcards: 'NFNet/~/nf_block*' covers every
-block, 'NFNet/~/stem_conv*' the four convolutions of the stem.
+path: 'NFNet/~/nf_block' covers the first block with everything in it, but neither
+'NFNet/~/nf_block_1' nor all blocks. In a part, `*`, `?` and `[12]` are wildcards:
+'NFNet/~/nf_block*' covers every block, 'NFNet/~/stem_conv*' the four convolutions of the stem.
 """
 
 import fnmatch
@@ -24,8 +24,8 @@ _TRAINED, _FROZEN = 'trained', 'frozen'
 def covers(prefix: str, name: str) -> bool:
   """Whether a prefix such as 'NFNet/~/stem_conv*' covers a parameter, '<module path>/<name>'.
 
-  It does if each part of the prefix, between slashes, fits that part of the name. A slash at the
-  end changes nothing.
+  It does if each part of the prefix, between slashes, matches that part of the name. A trailing
+  slash makes no difference.
   """
   parts, name_parts = prefix.rstrip('/').split('/'), name.split('/')
   return len(parts) <= len(name_parts) and all(
@@ -46,10 +46,10 @@ def frozen_mask(params: Mapping[str, Mapping[str, Any]], frozen: Iterable[str]) 
 def rate_multipliers(
   params: Mapping[str, Mapping[str, Any]], multipliers: Mapping[str, jax.typing.ArrayLike]
 ) -> Any:
-  """A tree like params: the multiplier of the most precise prefix that fits, else 1.0.
+  """A tree like params: the multiplier of the most precise matching prefix, or 1.0.
 
-  The most precise prefix is that of the most parts, then of the most letters beside wildcards, then
-  the one without wildcards.
+  The most precise prefix is the one with the most parts, then with the most letters that are not
+  wildcards, then the one without wildcards.
 
   Raises:
     ValueError: a prefix covers no parameter, or a multiplier is negative or not finite.
@@ -68,18 +68,18 @@ def by_layer(
   frozen: Iterable[str] = (),
   multipliers: Mapping[str, jax.typing.ArrayLike] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Makes an optimiser leave some parameters alone, and move others more slowly or faster.
+  """Makes an optimiser freeze some parameters, and move others more slowly or faster.
 
   A frozen parameter has an update of exactly 0 and no optimiser state: neither weight decay nor
-  momentum moves it. A multiplier scales the whole update, the share of weight decay included, as
-  another learning rate would.
+  momentum moves it. A multiplier scales the whole update, including weight decay, as another
+  learning rate would.
 
   Args:
     optimizer: what updates the other parameters, e.g. `nfnet_sgd`. Extra arguments of `update`
       are passed on to it.
-    frozen: prefixes of the parameters that stay as they are, see `covers`.
-    multipliers: prefix -> factor on the learning rate, which may be traced; the most precise prefix
-      that fits counts, see `rate_multipliers`.
+    frozen: prefixes of the parameters that do not change, see `covers`.
+    multipliers: prefix -> factor on the learning rate, which may be traced; the most precise
+      matching prefix wins, see `rate_multipliers`.
 
   Returns:
     A transformation for Haiku parameter trees; `update(grads, state, params)` needs what the
@@ -176,7 +176,7 @@ def _precision(prefix: str) -> tuple[int, int, bool]:
 
 
 def _hint(prefix: str, paths: list[str]) -> str:
-  """What to write instead of a prefix that covers nothing."""
+  """Suggests what to write instead of a prefix that covers nothing."""
   if any(covers(prefix.rstrip('/') + '*', path) for path in paths):
     return (
       f'a prefix ends with a whole part of the path: write {prefix.rstrip("/") + "*"!r} for what '

@@ -22,8 +22,8 @@ def warmup_cosine(
   """Linear warm-up from 0 to `peak`, then half a cosine down to `floor` at `total_steps`.
 
   The schedule of [NFNet] and [SigProp]: peak 0.1 per 256 images of the batch, 5 of 360 epochs of
-  warm-up. Steps may be fractional, as 5 epochs rarely are a whole number of steps. Every argument
-  may be traced; of traced ones the order is not checked.
+  warm-up. Steps may be fractional, since 5 epochs are rarely a whole number of steps. Every
+  argument may be traced; the order of traced arguments is not checked.
 
   Args:
     peak: the learning rate at the end of the warm-up.
@@ -79,12 +79,12 @@ def nfnet_sgd(
   names: Mapping[str, str] | None = None,
   unit_rule: UnitRule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """SGD as in [NFNet]: clip (all but the classifier), decay (all but gains and biases), Nesterov.
+  """SGD as in [NFNet]: clip (not the classifier), decay (not gains and biases), Nesterov momentum.
 
   With gradient g of parameter w: `g = AGC(g) + weight_decay * w`; `m = momentum * m + g`;
   `w = w - learning_rate * (g + momentum * m)`. The groups are found in the parameter tree, see
   `nfnets.optim.assign`. Every number may be traced, as by optax.inject_hyperparams, and `update`
-  takes extra arguments, which others of a chain may need.
+  accepts extra arguments, which other parts of a chain may need.
 
   Args:
     learning_rate: a number, or a schedule of the number of updates made.
@@ -95,7 +95,7 @@ def nfnet_sgd(
     eps: smallest weight norm of adaptive gradient clipping.
     classifier: module path of the classifier; None finds it, '' states that there is none.
     names: groups of parameter names that this library does not know.
-    unit_rule: what adaptive gradient clipping takes for a unit, see `adaptive_grad_clip`.
+    unit_rule: what counts as a unit of adaptive gradient clipping, see `adaptive_grad_clip`.
 
   Returns:
     One transformation for Haiku parameter trees; `update(grads, state, params)` needs params.
@@ -127,10 +127,10 @@ def nfnet_adamw(
   names: Mapping[str, str] | None = None,
   unit_rule: UnitRule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """AdamW behind adaptive gradient clipping, with the groups of `nfnet_sgd`.
+  """AdamW with adaptive gradient clipping before it, and the groups of `nfnet_sgd`.
 
   With gradient g of parameter w: `g = AGC(g)`; Adam's m and v of g; `w = w - learning_rate *
-  (m / (sqrt(v) + adam_eps) + weight_decay * w)`, both corrected for their start at 0. The weight
+  (m / (sqrt(v) + adam_eps) + weight_decay * w)`, m and v corrected for their start at 0. The weight
   decay is decoupled (Loshchilov and Hutter, arXiv 1711.05101), so useful values are far larger
   than those of `nfnet_sgd`.
 

@@ -1,11 +1,11 @@
 """Sharpness-aware minimisation, Foret et al. (arXiv 2010.01412), as [NFNet] uses it for F6.
 
-A SAM step takes two gradients: `g` at the parameters, and then the one that the optimiser gets, at
-`params + rho * g / ||g||`. The norm is over all parameters together.
+A SAM step computes two gradients: `g` at the parameters, and then, at `params + rho * g / ||g||`,
+the one that the optimiser gets. The norm is over all parameters together.
 
 optax.contrib.sam alternates between two calls with state between them, or calls one gradient
-function twice; neither lets the first gradient be of other examples, or of one device alone, so
-the step composes `perturb` with its own gradients (`experiments/training/gradients.py`).
+function twice; neither allows the first gradient to come from other examples, or from one device
+alone, so the step composes `perturb` with its own gradients (`experiments/training/gradients.py`).
 """
 
 import math
@@ -23,7 +23,7 @@ from nfnets.optim.units import widened
 def perturb(params: Any, grads: Any, rho: jax.typing.ArrayLike) -> Any:
   """Moves the parameters uphill by a step of length `rho`: `params + rho * g / ||g||`.
 
-  The step has that length whatever the norm, from the smallest number of float32 to the largest.
+  The step has this length for every norm, from the smallest float32 number to the largest.
 
   Args:
     params: tree of float arrays.
@@ -35,7 +35,7 @@ def perturb(params: Any, grads: Any, rho: jax.typing.ArrayLike) -> Any:
     A tree like params, in its dtypes; params themselves where all gradients are exactly zero.
 
   Raises:
-    ValueError: if rho is not positive and finite, or the trees have other structures.
+    ValueError: if rho is not positive and finite, or the trees have different structures.
   """
   if not hyperparameters.passes(rho, lambda x: 0 < x < math.inf):
     raise ValueError(
@@ -58,9 +58,9 @@ def perturb(params: Any, grads: Any, rho: jax.typing.ArrayLike) -> Any:
 def _near_one(arrays: list[jax.Array]) -> list[jax.Array]:
   """Multiplies all arrays by one power of 2, so that the largest number is about 1.
 
-  The products are exact, and so is the direction; the squares of numbers near 1 have a place in
-  float32, where those of 1e-21 and 1e21 have none. Processors take numbers without a leading one
-  (below 1.2e-38) for zeros, but not the integers that their bits are.
+  The products are exact, and so is the direction. float32 can represent the squares of numbers near
+  1, but not those of 1e-21 and 1e21. Processors treat subnormal numbers (below 1.2e-38) as zeros,
+  but not the integers with the same bits.
   """
   arrays = [widened(x) for x in arrays]
   dtype = jnp.result_type(*arrays)
@@ -69,7 +69,7 @@ def _near_one(arrays: list[jax.Array]) -> list[jax.Array]:
   lowest, bias = int(info.minexp), int(info.maxexp) - 1
 
   def power_of_two(exponent: jax.Array) -> jax.Array:
-    """2**exponent, 0 where that is too small."""
+    """2**exponent, or 0 if that is too small."""
     bits = jnp.where(exponent < lowest, 0, exponent + bias) << info.nmant
     return jax.lax.bitcast_convert_type(bits, dtype)
 

@@ -1,6 +1,6 @@
 """Trees that belong together, paired by their structure, as optax pairs them.
 
-A hole is None or `optax.MaskedNode`: the gradient of a parameter that somebody else looks after.
+A hole is None or `optax.MaskedNode`: the gradient of a parameter that something else updates.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ def leaf_paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[
 
 
 def pair(tree: Any, other: Any, names: tuple[str, str]) -> tuple[list[Any], list[Any], Any]:
-  """Returns the leaves of two trees that belong to the same places, and how to put them together.
+  """Returns the leaves of two trees at the same places, and how to put them together.
 
-  A hole of `tree` is a leaf of it, whatever `other` has there; all else has to match.
+  A hole of `tree` is one of its leaves, whatever `other` has there; everything else must match.
 
   Args:
     tree: the tree whose holes count, e.g. gradients.
     other: e.g. the parameters.
-    names: of the two in the plural, for the message.
+    names: what the two are called in the message, in the plural.
 
   Returns:
     (leaves of `tree`, holes among them; values of `other` at the same places; the structure).
@@ -70,7 +70,7 @@ def masked(
 
 
 def _difference(tree: Any, other: Any, names: tuple[str, str]) -> str:
-  """Where two structures differ, in words."""
+  """Describes where two structures differ."""
   ours, theirs = leaf_paths(tree, is_hole), leaf_paths(other, is_hole)
   for first, second, name in ((ours, theirs, names[0]), (theirs, ours, names[1])):
     alone = sorted(set(first) - set(second))
@@ -83,7 +83,7 @@ def _difference(tree: Any, other: Any, names: tuple[str, str]) -> str:
 
 
 def _plain(tree: Any) -> Any:
-  """With dicts for Haiku's immutable mappings, to whose leaves JAX gives no names.
+  """Replaces Haiku's immutable mappings, to whose leaves JAX gives no names, with dicts.
 
   Those do not show their holes to JAX, so the dicts have none.
   """

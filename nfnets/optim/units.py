@@ -1,4 +1,4 @@
-"""What a unit of adaptive gradient clipping is, and the norms of units.
+"""The units of adaptive gradient clipping, and their norms.
 
 [NFNet] (arXiv 2102.06171) section 4.1 clips by units: the rows of its matrices and the output
 channels of its convolutions.
@@ -18,9 +18,9 @@ UnitRule = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 
 
 def unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The axes that one norm sums over by the published rule; the others count the units.
+  """The axes that one norm sums over in the published rule; the others count the units.
 
-  Scalars, vectors and whatever has at most one axis longer than 1: all axes. 2-D `[in, out]` and
+  Scalars, vectors and arrays with at most one axis longer than 1: all axes. 2-D `[in, out]` and
   3-D (multi-head linear): axis 0. 4-D `[H, W, in, out]` and 5-D `[D, H, W, in, out]`: all but the
   last. These are the rules of `optax.adaptive_grad_clip`.
 
@@ -43,16 +43,16 @@ def unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def per_output(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The rule by which a unit is all that one output has, for convolutions of every rank.
+  """The rule that each output is one unit, for convolutions of every rank.
 
-  Scalars and vectors are one unit, as in the published rule; of other arrays, whose last axis
-  counts the outputs, each output is one. Beside 1-D convolutions this differs from the published
-  rule in arrays `[1, out]` and `[1, 1, 1, out]`, there one unit, and in multi-head linear layers
-  `[in, heads, out]`, whose heads are taken together.
+  Scalars and vectors are one unit, as in the published rule; in other arrays, whose last axis
+  counts the outputs, each output is one unit. Besides 1-D convolutions, this differs from the
+  published rule for arrays `[1, out]` and `[1, 1, 1, out]`, which are one unit there, and for
+  multi-head linear layers `[in, heads, out]`, whose heads are taken together.
 
   Args:
-    path: of the parameter; not used.
-    shape: of the parameter.
+    path: the parameter's path; not used.
+    shape: the parameter's shape.
 
   Returns:
     The axes that one norm sums over.
@@ -117,13 +117,13 @@ def squares(x: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
 
 
 def widened(x: jax.Array) -> jax.Array:
-  """In float32 at least: the squares that float16 can hold end at 65504."""
+  """Converts to at least float32, since squares in float16 end at 65504."""
   x = jnp.asarray(x)
   return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def _axes_by(rule: UnitRule, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """What a caller's rule says, checked."""
+  """The axes that a caller's rule returns, checked."""
   axes = rule(path, shape)
   valid = isinstance(axes, tuple) and set(axes) <= set(range(len(shape)))
   if not valid or len(set(axes)) < len(axes):

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, DeepMind's release, timm's files; published weights by name."""
+"""Weights on disk: safetensors, DeepMind's release and timm's files; published weights by name."""
 
 from nfnets.weights.deepmind import load_deepmind
 from nfnets.weights.fitting import count_classes, fit, rename_root

@@ -1,4 +1,4 @@
-"""DeepMind's released NFNet weights: read safely, checked against the model they are for."""
+"""DeepMind's released NFNet weights, read safely and checked against their model."""
 
 import logging
 import os
@@ -20,23 +20,23 @@ def load_deepmind(
 
   Args:
     path: the file, in the layout of DeepMind's NFNet release (a pickle, whatever its name says).
-    variant: the model that the weights are for, as in `create_model`; None: the NFNet that has as
-      many blocks and as wide a head as the file.
+    variant: the model that the weights are for, as in `create_model`; None: the NFNet with
+      the file's number of blocks and width of head.
     num_classes: number of classes K of the weights.
 
   Returns:
-    The parameters, module path -> name -> float32 numpy array, all that the model needs and nothing
-    besides; the classifier's are [C, K] and [K].
+    The parameters, module path -> name -> float32 numpy array, exactly those that the model
+    needs; the classifier's are [C, K] and [K].
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file is cut, damaged, of another format or tries to run something; it holds NaN
-      or infinite numbers; it is of another model, which the message compares array by array; no
-      variant fits it.
+    ValueError: the file is truncated, damaged, of another format or tries to run something; it
+      contains NaN or infinite numbers; it belongs to another model, which the message compares
+      array by array; no variant fits it.
   """
   foreign = _foreign_format(path) if os.path.isfile(path) else None
   if foreign:
-    raise ValueError(f'{path} is no file of weights but {foreign}.')
+    raise ValueError(f'{path} is not a weights file but {foreign}.')
   tree = pickles.read_tree(path)
   arrays = {f'{module}/{n}': array for module, e in tree.items() for n, array in e.items()}
   formats.check_finite(arrays, path)
@@ -57,14 +57,14 @@ def load_deepmind(
 
 
 def _foreign_format(path: str | os.PathLike) -> str | None:
-  """What a file is instead of a pickle, and what reads it; None if it may be one."""
+  """What a file is instead of a pickle, and how to read it; None if it may be a pickle."""
   if formats.is_safetensors(path):
     return 'a safetensors file: read it with nfnets.weights.load, or timm weights with from_timm'
   return formats.describe(path)
 
 
 def find_variant(tree: Tree) -> str:
-  """Names the NFNet that has a tree's number of blocks and width of the final convolution.
+  """Names the NFNet with a tree's number of blocks and width of the final convolution.
 
   Args:
     tree: module path -> name -> array of any NFNet F0..F7+.

@@ -33,7 +33,7 @@ _NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._+-]*')
 
 
 class RemoteFile(NamedTuple):
-  """A file that is known before it is downloaded."""
+  """A file whose size and checksum are known before it is downloaded."""
 
   url: str  # https; its last part is the file's name in the cache
   size: int  # bytes
@@ -43,7 +43,7 @@ class RemoteFile(NamedTuple):
 def cache_directory() -> Path:
   """Where downloads are kept: $NFNETS_CACHE, else $XDG_CACHE_HOME/nfnets, else ~/.cache/nfnets.
 
-  Without a home it is a folder among the temporary ones, and a warning says which.
+  Without a home directory it is a temporary folder, and a warning says which.
   """
   if os.environ.get('NFNETS_CACHE'):
     return Path(os.environ['NFNETS_CACHE'])
@@ -55,7 +55,7 @@ def cache_directory() -> Path:
 
 @functools.cache
 def _temporary_directory() -> Path:
-  """A folder that nobody else can write: what is there may be run."""
+  """A folder that nobody else can write to, since its content may be executed."""
   directory = Path(tempfile.gettempdir()) / f'nfnets-{os.getuid()}'
   try:
     directory.mkdir(mode=0o700, exist_ok=True)
@@ -77,11 +77,10 @@ def _temporary_directory() -> Path:
 def fetch(remote: RemoteFile, cache_dir: str | os.PathLike | None = None) -> Path:
   """Returns the path of a file, downloading it if the cache does not have it.
 
-  Processes and threads that want one file take turns, and all but the first find it there. Progress
-  goes to stderr. A download that was cut stays as `<name>.part` and the next one goes on
-  from there. The file takes its name only after its size and checksum were verified; those of a
-  file that is already there are verified too, whoever put it there, and a wrong one is renamed to
-  `<name>.wrong`.
+  Processes and threads that want the same file take turns, and all but the first find it there.
+  Progress goes to stderr. An interrupted download is kept as `<name>.part`, and the next one
+  continues it. The file gets its name only after its size and checksum are verified. A file that is
+  already there is verified too, whoever put it there, and renamed to `<name>.wrong` if it is wrong.
 
   Args:
     remote: the file.
@@ -126,7 +125,7 @@ def fetch(remote: RemoteFile, cache_dir: str | os.PathLike | None = None) -> Pat
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-  """Inside, no other process or thread is inside with this path; the lock leaves no file."""
+  """A lock on this path among all processes and threads; it leaves no file."""
   lock = filelock.FileLock(path)
   try:
     lock.acquire(blocking=False)
@@ -151,20 +150,20 @@ def _is_right(path: Path, remote: RemoteFile) -> bool:
 
 
 def advise(status: int | None) -> str:
-  """Says what to do about a server's answer that is no file.
+  """Says what to do if a server answers without a file.
 
   Args:
-    status: of HTTP; None: there was no answer.
+    status: the HTTP status; None: there was no answer.
   """
   if status in (401, 403, 407):
     return (
-      'the server, or a proxy before it, does not let you: log in or change the proxy, then try '
+      'the server, or a proxy in front of it, denies access: log in or change the proxy, then try '
       'again'
     )
   if status in (404, 410):
-    return 'the file is not there any more: update nfnets, which may know where it is now'
+    return 'the file is no longer there: update nfnets, which may know its new address'
   if status is not None and (status == 429 or status >= 500):
-    return 'the server has too much to do or is broken: try again later'
+    return 'the server is overloaded or failing: try again later'
   return 'connect this machine and try again'
 
 
@@ -205,13 +204,13 @@ def _download(remote: RemoteFile, part: Path, target: Path) -> None:
   if part.exists() and part.stat().st_size == remote.size:
     return
   raise ConnectionError(
-    f'cannot download {target.name} from {remote.url} ({reason}): {advise(status)} (what has '
-    f'arrived is kept), or get the file elsewhere and put it at {target}.'
+    f'cannot download {target.name} from {remote.url} ({reason}): {advise(status)} (the '
+    f'partial download is kept), or get the file elsewhere and put it at {target}.'
   )
 
 
 def _receive(remote: RemoteFile, part: Path, start: int) -> None:
-  """Appends what one connection brings, at most up to the expected size."""
+  """Appends what one connection delivers, up to the expected size."""
   headers = {'User-Agent': 'nfnets', 'Accept-Encoding': 'identity'}
   if start:
     headers['Range'] = f'bytes={start}-'
@@ -223,8 +222,8 @@ def _receive(remote: RemoteFile, part: Path, start: int) -> None:
     length = response.headers.get('Content-Length', '')
     if length.isdecimal() and int(length) != remote.size - start:
       raise ValueError(
-        f'{remote.url} offers {start + int(length)} bytes and {remote.size} were expected: the '
-        f'file there is another one now, so nothing was downloaded.'
+        f'{remote.url} offers {start + int(length)} bytes instead of {remote.size}: the '
+        f'file there has changed, so nothing was downloaded.'
       )
     progress = _Progress(part.stem, start, remote.size)
     with part.open('ab' if start else 'wb') as file:
@@ -253,7 +252,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _check_url(url: str) -> None:
-  """Refuses what is neither https nor http on this machine."""
+  """Refuses URLs that are neither https nor http on this machine."""
   parts = urllib.parse.urlsplit(url)
   if parts.scheme == 'https' and parts.hostname:
     return
@@ -262,7 +261,7 @@ def _check_url(url: str) -> None:
 
 
 class _Progress:
-  """One line on stderr: rewritten on a terminal, now and then repeated in a log."""
+  """One line on stderr: rewritten on a terminal, repeated from time to time in a log."""
 
   def __init__(self, name: str, start: int, size: int):
     self.name = name

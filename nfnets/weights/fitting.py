@@ -1,8 +1,8 @@
-"""A parameter tree and the network it is for: its root module, its classifier, its channels.
+"""Fits a parameter tree to its network: its root module, its classifier, its channels.
 
-A network is free to have a module name of its own (`NFNet(..., name='MyNet')`) or to be a part of
-another module; what is done to weights here knows it by its family's name. So every way in, from
-files, into `Classifier` or into `deploy`, goes through `fit`.
+A network may have any module name (`NFNet(..., name='MyNet')`) or be part of another module, but
+this library identifies weights by the name of the network's family. Therefore all weights, from
+files, for `Classifier` or for `deploy`, go through `fit`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,18 @@ def fit(
   """Checks a tree against its network, whatever the network's module was called.
 
   Args:
-    params: module path -> name -> array; with those of a batch-normalised network its state, see
-      `baselines.join_state`. The classifier may be missing as a whole.
+    params: module path -> name -> array; for a batch-normalised network with its state, see
+      `baselines.join_state`. The whole classifier may be missing.
     spec: the network.
-    needs_classifier: whether it may not.
+    needs_classifier: whether a missing classifier is an error.
 
   Returns:
     The arrays as numpy arrays under the name of the spec's family, in the network's order and
     dtypes (float32, and int32 for counters).
 
   Raises:
-    ValueError: the tree is of several networks or of another one, which the message compares array
-      by array; an array holds NaN or infinite numbers; the classifier is missing.
+    ValueError: the tree holds several networks or another one, which the message compares array by
+      array; an array contains NaN or infinite numbers; the classifier is missing.
   """
   params = rename_root(params, spec)
   num_classes = count_classes(params, spec)
@@ -43,7 +43,7 @@ def fit(
     raise ValueError(
       f'the weights have no classifier ({classifier} with w and b), so they give no labels: make a '
       f'new one by nfnets.load_pretrained(path, num_classes=K), and train it by a run with '
-      f'finetune.new_head=True.'
+      f'--config.finetune.new_head=True.'
     )
   shapes = zoo.parameter_shapes(spec, num_classes or 1)
   if num_classes is None:
@@ -53,7 +53,7 @@ def fit(
 
 
 def rename_root(params: Mapping[str, Mapping[str, Any]], spec: zoo.AnySpec) -> Tree:
-  """Names the module that holds a network as its family does: 'MyNet/~/linear' as 'NFNet/~/linear'.
+  """Renames a network's root module to its family's name: 'MyNet/~/linear' to 'NFNet/~/linear'.
 
   Args:
     params: as in `fit`.
@@ -108,12 +108,12 @@ def count_classes(params: Mapping[str, Mapping[str, Any]], spec: zoo.AnySpec) ->
 
 
 def check_channels(channels: int, weight: str, gain: str | None) -> None:
-  """Refuses a first convolution that is not for RGB, and says what would make it so.
+  """Refuses a first convolution that is not for RGB, and says how to convert it.
 
   Args:
-    channels: that it takes.
-    weight: what its weights are called.
-    gain: what its gains are called; None if its weights are not standardised.
+    channels: its number of input channels.
+    weight: the name of its weights.
+    gain: the name of its gains; None if its weights are not standardised.
 
   Raises:
     ValueError: it takes another number than 3.

@@ -1,6 +1,6 @@
-"""What a file is: safetensors, read with every number checked, or something else, with a remedy.
+"""Identifies files: safetensors, read with every number checked, or something else, with a remedy.
 
-Nothing is unpickled or unpacked: a format is told by its first bytes.
+Nothing is unpickled or unpacked: the first bytes identify a format.
 """
 
 import json
@@ -38,14 +38,14 @@ _PICKLE = "a pickle: read DeepMind's release with load_deepmind; " + _TORCH.repl
 
 
 def describe(path: str | os.PathLike) -> str | None:
-  """Says what a file is that people take for weights, and what to do with it.
+  """Says what a file is that was given as weights, and what to do with it.
 
   Args:
     path: an existing file.
 
   Returns:
-    The end of a sentence, 'a web page, ...: download ...'; None for a pickle that may be of
-    published weights, for what begins as safetensors do and for what is not known.
+    The end of a sentence, 'a web page, ...: download ...'; None for a pickle that may hold
+    published weights, for files that begin like safetensors and for unknown files.
   """
   with open(path, 'rb') as file:
     start = file.read(_START)
@@ -70,13 +70,13 @@ def describe(path: str | os.PathLike) -> str | None:
 
 
 def is_safetensors(path: str | os.PathLike) -> bool:
-  """Whether a file begins as safetensors do: eight bytes of length, then JSON."""
+  """Whether a file begins like safetensors: eight bytes of length, then JSON."""
   with open(path, 'rb') as file:
     return file.read(9)[8:] == b'{'
 
 
 def is_cut(path: str | os.PathLike) -> bool:
-  """Whether a file has another size than its safetensors header says; an empty one has."""
+  """Whether a file's size differs from what its safetensors header says; true if it is empty."""
   size = os.path.getsize(path)
   if not size:
     return True
@@ -102,14 +102,15 @@ def read_safetensors(
   Args:
     path: the file.
     with_arrays: whether to read more than the metadata.
-    allow_nonfinite: whether NaN and infinite numbers are taken.
+    allow_nonfinite: whether NaN and infinite numbers are accepted.
 
   Returns:
     The metadata, and key -> array (none unless asked for), in no particular order.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is cut, damaged or of another format, or one of its arrays cannot be a weight.
+    ValueError: it is truncated, damaged or of another format, or one of its arrays cannot be a
+      weight.
   """
   if os.path.isdir(path):
     found = sorted(file.name for file in Path(path).glob('*.safetensors'))
@@ -136,9 +137,9 @@ def read_safetensors(
 
 
 def _reason(path: str | os.PathLike, error: Exception) -> str:
-  """Why a file is not whole safetensors, and what to do."""
+  """Why a file is not a complete safetensors file, and what to do."""
   if is_safetensors(path):
-    return f' ({error}): it was cut or damaged, get it again'
+    return f' ({error}): it is truncated or damaged: get it again'
   with open(path, 'rb') as file:
     is_pickle = file.read(2) in (b'\x80\x03', b'\x80\x04', b'\x80\x02', b'\x80\x05')
   what = describe(path) or (_PICKLE if is_pickle else None)
@@ -149,11 +150,11 @@ def check_finite(arrays: Mapping[str, np.ndarray], where: str | os.PathLike) -> 
   """Refuses NaN and infinite numbers.
 
   Args:
-    arrays: what each is called -> array of any dtype.
-    where: what holds them, for the message.
+    arrays: name -> array of any dtype.
+    where: what contains them, for the message.
 
   Raises:
-    ValueError: naming the first few arrays that have some.
+    ValueError: some arrays contain such numbers; the message names the first few.
   """
   broken = [
     f'{name} ({np.size(array) - count} of {np.size(array)} numbers)'

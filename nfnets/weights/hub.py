@@ -31,7 +31,7 @@ RUN_FILE = 'ema_weights.safetensors'  # what a finished training run leaves in i
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """Weights and what they are for; unpacks into three: `params, spec, name = ...`.
+  """Weights and their network; unpacks into three: `params, spec, name = ...`.
 
   `hk.transform(lambda x: nfnets.create_model(spec, K)(x, False)).apply(params, ...)` runs them, on
   `preprocessing(picture)[None]`.
@@ -39,9 +39,9 @@ class Pretrained:
   Attributes:
     params: module path -> name -> numpy array; no classifier if the weights have none.
     spec: the network, for `create_model`.
-    name: the published name, or the name of a local file without its ending.
-    preprocessing: how pictures are brought to the network.
-    class_names: in the order of the logits; None: the weights do not name them.
+    name: the published name, or the name of a local file without its extension.
+    preprocessing: how pictures are prepared for the network.
+    class_names: in the order of the logits; None: the weights have no class names.
   """
 
   params: trees.Tree
@@ -64,7 +64,7 @@ def list_models(pattern: str = '*', *, pretrained: bool = False) -> list[str]:
   """Returns the names of models: `list_models('*resnet*')`, `list_models(pretrained=True)`.
 
   Args:
-    pattern: a shell-style pattern, in capitals or not.
+    pattern: a shell-style pattern, in upper or lower case.
     pretrained: only those whose published weights `load_pretrained` knows.
   """
   names = zoo.list_models(pattern)
@@ -81,22 +81,23 @@ def load_pretrained(
   """Loads published weights by name, or a local file. See `Pretrained` for what comes back.
 
   Args:
-    name: one of `list_models(pretrained=True)`, in capitals or not: 'F0'..'F6' (DeepMind's
+    name: one of `list_models(pretrained=True)`, in upper or lower case: 'F0'..'F6' (DeepMind's
       release) or timm's, such as 'eca_nfnet_l0'; or the path of a file: one that `save` wrote with
       the model's spec, or one of DeepMind's release; or the folder of a training run, which stands
-      for the averaged weights that it left there.
-    num_classes: another number K of classes than the weights have makes a new classifier,
-      w [C, K] ~ N(0, 0.01^2) and b [K] = 0, and changes nothing else; it is logged. None or the
-      weights' own number keeps theirs. Weights without a classifier are loaded without, too.
-    seed: of the new classifier.
-    cache_dir: where DeepMind's files are kept, see `fetch`. A timm file that was put there by
-      hand as `<repository>.safetensors` is used; downloads stay with huggingface_hub.
+      for the averaged weights in it.
+    num_classes: if K differs from the weights' own number of classes, a new classifier is made,
+      w [C, K] ~ N(0, 0.01^2) and b [K] = 0; nothing else changes, and a line is logged. None or the
+      weights' own number keeps their classifier. Weights without a classifier are then loaded
+      without one.
+    seed: seed of the new classifier.
+    cache_dir: where DeepMind's files are kept, see `fetch`. A timm file that you put there as
+      `<repository>.safetensors` is used; downloads stay in huggingface_hub's cache.
 
   Raises:
     ConnectionError: a file cannot be downloaded; the message says where to put it by hand.
-    FileNotFoundError: the path is of a folder without a run, or its run is not finished.
-    ImportError: timm's weights need huggingface_hub, which is not installed.
-    ValueError: no such name or file; a file is damaged, of another format or another model.
+    FileNotFoundError: the path is a folder without a run, or its run is not finished.
+    ImportError: huggingface_hub, which timm's weights need, is not installed.
+    ValueError: no such name or file; a file is damaged, or of another format or model.
   """
   if num_classes is not None and num_classes < 1:
     raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
@@ -154,7 +155,7 @@ def find_in_run(folder: str | os.PathLike) -> Path:
 
 
 def _load_file(path: Path) -> Pretrained:
-  """A local file: safetensors of this library, else a pickle of DeepMind's release."""
+  """A local file: safetensors of this library, otherwise a pickle of DeepMind's release."""
   if not formats.is_safetensors(path):
     params = load_deepmind(path)
     name = find_variant(params)
@@ -190,7 +191,7 @@ def _class_names(metadata: Mapping[str, str], num_classes: int | None) -> tuple[
   except ValueError:
     names = None
   if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-    raise ValueError('its class_names are no JSON list of text')
+    raise ValueError('its class_names are not a JSON list of text')
   if len(names) != num_classes:
     raise ValueError(f'it has {num_classes} classes and names {len(names)}')
   return tuple(names)
@@ -259,7 +260,7 @@ def _fetch_from_hub(repository: str, by_hand: Path) -> Path:
 
 
 def _problem_of_settings(endpoint: str) -> str:
-  """What of the environment keeps huggingface_hub from asking at all; '' if nothing does."""
+  """What in the environment prevents huggingface_hub from connecting; '' if nothing does."""
   with contextlib.suppress(ValueError):
     parts = urllib.parse.urlsplit(endpoint)
     if parts.scheme in ('http', 'https') and parts.hostname and parts.port != 0:
@@ -268,7 +269,7 @@ def _problem_of_settings(endpoint: str) -> str:
       problem = proxies.problem(endpoint, ('http', 'https', *socks))
       return f'because {problem}' if problem else ''
   return (
-    f'because HF_ENDPOINT={endpoint} is no address: write it as https://HOST, or leave the '
+    f'because HF_ENDPOINT={endpoint} is not a URL: write it as https://HOST, or leave the '
     f'variable out'
   )
 

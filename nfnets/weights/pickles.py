@@ -1,12 +1,13 @@
 """Reads the published weight files, which are pickles, without unpickling them.
 
-A pickle is a program: the pickle module imports what the file names and calls it. Here nothing that
-a file names is imported or called. This is a stack machine for the few opcodes that the published
-files consist of; their eight names become tokens of a closed table, and their "calls" become checks
-of the arguments. Any other opcode, name or argument refuses the file at that byte. An array exists
-only once all its bytes were read, so memory is bounded by the file's size.
+A pickle is a program: the pickle module imports what the file names and calls it. This module never
+imports or calls anything that a file names. It is a stack machine for the few opcodes that occur in
+the published files. The eight names in them become tokens of a closed table, and their "calls"
+become checks of the arguments. At any other opcode, name or argument the file is refused, with the
+position of that byte. An array is created only after all its bytes were read, so the file's size
+bounds the memory.
 
-This file needs the standard library and numpy only, and can be used on its own.
+This file needs only the standard library and numpy, and can be used separately.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ Tree = dict[str, dict[str, np.ndarray]]
 
 
 class _Token(enum.Enum):
-  """What a name in the file stands for; none of them is the thing itself."""
+  """A token for a name in the file; never the object that the name refers to."""
 
   MAPPING = enum.auto()
   IMPORT_MODULE = enum.auto()
@@ -80,10 +81,10 @@ class _Refusal(Exception):
 
 
 def read_tree(path: str | os.PathLike) -> Tree:
-  """Reads a file of the published weights, or any pickle of their layout (protocols 3 and 4).
+  """Reads published weights, or any pickle with their layout (protocols 3 and 4).
 
-  Nothing in the file is executed or imported, whatever it holds. At most the file's size is
-  allocated for arrays, and a few tens of megabytes besides.
+  Nothing in the file is executed or imported, whatever it contains. Arrays take at most the file's
+  size in memory, and everything else a few tens of megabytes.
 
   Args:
     path: the file: module path -> name -> float array, pickled from dicts or Haiku mappings.
@@ -94,7 +95,7 @@ def read_tree(path: str | os.PathLike) -> Tree:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file is cut, damaged, of another format or holds anything else.
+    ValueError: the file is truncated, damaged, of another format or contains anything else.
   """
   path = Path(path)
   if not path.is_file():
@@ -157,10 +158,10 @@ class _Machine:
   # Reading. Every length is compared with what the file still holds before anything is allocated.
 
   def require(self, count: int) -> None:
-    """Refuses a file with fewer than count bytes to come."""
+    """Refuses a file with fewer than count bytes left."""
     left = self.size - self.file.tell()
     if not 0 <= count <= left:
-      raise _Refusal(f'{count} bytes should follow and {left} do: the file is cut or damaged')
+      raise _Refusal(f'{count} bytes should follow and {left} do: the file is truncated or damaged')
 
   def read(self, count: int) -> bytes:
     self.require(count)
@@ -180,7 +181,7 @@ class _Machine:
   def line(self) -> str:
     line = self.file.readline(_MAX_TEXT)
     if not line.endswith(b'\n'):
-      raise _Refusal('a name has no end: the file is cut or damaged')
+      raise _Refusal('a name has no end: the file is truncated or damaged')
     return line[:-1].decode('ascii', 'backslashreplace')
 
   # The stack.
@@ -226,7 +227,7 @@ class _Machine:
 
   def find_global(self, module: Any, name: Any) -> None:
     if not (isinstance(module, str) and isinstance(name, str)):
-      raise _Refusal('a name is no text')
+      raise _Refusal('a name is not text')
     token = _GLOBALS.get((module, name))
     if token is None:
       raise _Refusal(f'it wants {module[:80]!r}, {name[:80]!r}, which weights do not need')
@@ -239,16 +240,16 @@ class _Machine:
   def set_items(self, items: list[Any]) -> None:
     target = self.pop()
     if not isinstance(target, dict) or len(items) % 2:
-      raise _Refusal('items are set in what is no mapping')
+      raise _Refusal('items are set in something that is not a mapping')
     for key, value in zip(items[::2], items[1::2], strict=True):
       # Text only: hashing a nested tuple could take forever.
       if not isinstance(key, str) or key in target:
-        raise _Refusal('a key is no text or occurs twice')
+        raise _Refusal('a key is not text or occurs twice')
       target[key] = value
     self.push(target)
 
   def reduce(self) -> None:
-    """A call, or rather what each of the allowed calls means here."""
+    """Does what each of the allowed calls means here."""
     arguments, function = self.pop(), self.pop()
     if not isinstance(function, _Token) or not isinstance(arguments, tuple):
       _refuse_call(function)
@@ -267,7 +268,7 @@ class _Machine:
         _refuse_call(function)
 
   def build(self) -> None:
-    """Gives an array its contents; for a dtype, checks that the state is the plain one."""
+    """Fills an array; for a dtype, checks that its state is the plain one."""
     state, target = self.pop(), self.pop()
     if isinstance(target, _Dtype):
       if state != (3, '<', None, None, None, -1, -1, 0):
@@ -275,7 +276,7 @@ class _Machine:
     elif isinstance(target, _Array) and target.value is None:
       target.value = _make_array(state)
     else:
-      raise _Refusal('a state is given to what is no new array')
+      raise _Refusal('a state is given to something that is not a new array')
     self.push(target)
 
 

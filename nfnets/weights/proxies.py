@@ -1,4 +1,4 @@
-"""Proxies of the environment: NO_PROXY as addresses, and one sentence for what is no proxy."""
+"""Proxies from the environment: addresses in NO_PROXY, and one sentence for an invalid proxy."""
 
 import contextlib
 import ipaddress
@@ -9,14 +9,14 @@ import urllib.request
 
 
 def problem(url: str, schemes: tuple[str, ...] = ('http', 'https')) -> str:
-  """Says what is wrong with the proxy variables that a download would follow.
+  """Says what is wrong with the proxy variables that a download would use.
 
   Args:
-    url: of the download.
-    schemes: of proxies that the downloading library can use.
+    url: the URL of the download.
+    schemes: the proxy schemes that the downloading library supports.
 
   Returns:
-    A sentence without its full stop, the proxy's password left out; '' if nothing is wrong.
+    A sentence without its full stop and without the proxy's password; '' if nothing is wrong.
   """
   parts = urllib.parse.urlsplit(url)
   proxies = urllib.request.getproxies()
@@ -30,16 +30,16 @@ def problem(url: str, schemes: tuple[str, ...] = ('http', 'https')) -> str:
       return ''
   names = (name for name in os.environ if name.lower() == f'{kind}_proxy')
   return (
-    f'{next(names, "the proxy of the system")}={re.sub("//[^/]*@", "//", proxy)} is no proxy that '
-    f'downloads can use: write http://HOST:PORT, or leave it out'
+    f'{next(names, "the proxy of the system")}={re.sub("//[^/]*@", "//", proxy)} is not a proxy '
+    f'that downloads can use: write http://HOST:PORT, or leave it out'
   )
 
 
 def is_exempt(host: str) -> bool:
-  """Whether NO_PROXY names an IP address, by itself, in brackets or in a network of CIDR notation.
+  """Whether NO_PROXY lists an IP address, plain, in brackets or as part of a CIDR network.
 
   Args:
-    host: as in a URL, [address]:port; a name is never exempt here, as urllib knows names itself.
+    host: as in a URL, [address]:port; always False for names, which urllib handles itself.
   """
   try:
     address = ipaddress.ip_address(urllib.parse.urlsplit(f'//{host}').hostname or '')
@@ -53,7 +53,7 @@ def is_exempt(host: str) -> bool:
 
 
 class ProxyHandler(urllib.request.ProxyHandler):
-  """urllib's own, which knows no IPv6 address in NO_PROXY."""
+  """urllib's own handler, which does not support IPv6 addresses in NO_PROXY."""
 
   def proxy_open(self, request: urllib.request.Request, proxy: str, kind: str):
     """Returns None to go without."""

@@ -1,4 +1,4 @@
-"""The tables of published weights: where they are, and how their pictures were prepared."""
+"""The tables of published weights: where to find them, and how their pictures are prepared."""
 
 from typing import NamedTuple
 
@@ -62,8 +62,8 @@ def preprocessing_of(name: str) -> Preprocessing:
   """Returns how the published weights of a model's name were evaluated.
 
   Args:
-    name: one that `zoo.get_spec` knows; the protocol of DeepMind's release is given to those that
-      have no weights in `TIMM`.
+    name: one that `zoo.get_spec` knows; models without weights in `TIMM` get the protocol of
+      DeepMind's release.
 
   Raises:
     ValueError: there is no such model.

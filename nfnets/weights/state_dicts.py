@@ -1,4 +1,4 @@
-"""State dicts of PyTorch: read as numpy arrays, freed from the prefixes of wrappers."""
+"""State dicts of PyTorch, read as numpy arrays without the prefixes of wrappers."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ def read(weights: str | os.PathLike | Mapping[str, Any]) -> dict[str, np.ndarray
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is no state dict, or holds NaN or infinite numbers.
+    ValueError: it is not a state dict, or contains NaN or infinite numbers.
   """
   if not isinstance(weights, Mapping):
     return formats.read_safetensors(weights)[1]
@@ -41,14 +41,14 @@ def read(weights: str | os.PathLike | Mapping[str, Any]) -> dict[str, np.ndarray
 
 
 def without_prefix(state: dict[str, np.ndarray], first: str) -> dict[str, np.ndarray]:
-  """Leaves out what wrappers put before all names, and says so.
+  """Removes the prefix that wrappers add to all names, and warns.
 
   Args:
     state: the state dict.
     first: the model's first name, which shows the prefix.
 
   Raises:
-    ValueError: some names have another prefix or none.
+    ValueError: some names have another prefix, or none.
   """
   if first in state:
     return state

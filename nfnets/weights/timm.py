@@ -1,9 +1,9 @@
-"""timm's normalizer-free networks (PyTorch image models): their weights to ours and back.
+"""Converts weights of timm's normalizer-free networks (PyTorch image models) to ours and back.
 
-A timm file holds arrays and not the function that they are for. Two things change without a trace
-in the shapes and are absorbed exactly: the epsilon of weight standardisation (by the gains), and
-the place of the activation's gamma (by the gains of the first and the final convolution and by the
-classifier). What no gain can absorb, padding and the kind of shortcut, is refused.
+A timm file contains arrays but not the function that they belong to. Two differences do not show in
+the shapes and are absorbed exactly: the epsilon of weight standardisation (by the gains), and the
+place of the activation's gamma (by the gains of the first and the final convolution and by the
+classifier). No gain can absorb a different padding or kind of shortcut; these are refused.
 """
 
 import logging
@@ -74,20 +74,20 @@ def from_timm(
   DeepMind trained them with, where timm has the erf form (our `dm_nfnet_f0`..). The other models
   with timm's names take the weights of that name.
 
-  A prefix that all names have (`module.` of data parallel training, `_orig_mod.` of
-  torch.compile, `model.`, `backbone.`, or several) is left out, with a warning.
+  If all names have a common prefix (`module.` from data parallel training, `_orig_mod.` from
+  torch.compile, `model.`, `backbone.`, or several), it is removed with a warning.
 
   Args:
     weights: a .safetensors file, or a state dict: name -> numpy array or CPU tensor.
     name_or_spec: the model to load into, as in `create_model`.
-    num_classes: number of classes of the weights; None: what their classifier has. Without one
-      (timm's num_classes=0) the rest is loaded, with a warning.
-    conventions: what the timm network computes with, if it was built with options of one's own;
-      None: those of `dm_nfnet` if there are skip gains, else those of timm's other networks.
+    num_classes: number of classes of the weights; None: that of their classifier. If they have no
+      classifier (timm's num_classes=0), the rest is loaded with a warning.
+    conventions: those of the timm network, if it was built with non-default options; None: those of
+      `dm_nfnet` if there are skip gains, else those of timm's other networks.
 
   Returns:
-    Parameters, module path -> name -> float32 numpy array: all that the model has (or all but the
-    classifier, if the weights have none), nothing else.
+    Parameters, module path -> name -> float32 numpy array: exactly those of the model (without
+    the classifier, if the weights have none).
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -132,13 +132,13 @@ def to_timm(
   timm reads with `checkpoint_path=path`.
 
   Args:
-    params: module path -> name -> array, all that the model has.
+    params: module path -> name -> array, all parameters of the model.
     name_or_spec: their model, as in `create_model`.
     conventions: as in `from_timm`.
 
   Returns:
-    timm's name -> contiguous float32 numpy array in PyTorch's layout. Mind that timm's `dm_nfnet`
-    have GELU in its erf form ('gelu_exact' here) and F0..F6 in its tanh form.
+    timm's name -> contiguous float32 numpy array in PyTorch's layout. Note that timm's `dm_nfnet`
+    models use the erf form of GELU ('gelu_exact' here), and F0..F6 the tanh form.
 
   Raises:
     ValueError: params is not the model's tree, or no timm network computes this function.
@@ -155,7 +155,7 @@ def to_timm(
 
 
 def _timm_spec(name_or_spec: str | ModelSpec) -> ModelSpec:
-  """The spec of a network that timm can have."""
+  """The spec of a network that timm can build."""
   spec = zoo.get_spec(name_or_spec)
   if not isinstance(spec, ModelSpec):
     raise ValueError(
@@ -176,7 +176,7 @@ def _timm_conventions(has_skip_gains: bool) -> Conventions:
 
 
 def _check_function(spec: ModelSpec, timm: Conventions, has_skip_gains: bool) -> None:
-  """Refuses a pair of networks whose shapes may be equal and whose functions are not."""
+  """Refuses a pair of networks whose shapes may be equal but whose functions differ."""
   hint = "models with timm's own name (nfnets.list_models('*n[ef]*net*')) have timm's function."
   if spec.shortcut != 'average_pool':
     raise ValueError(

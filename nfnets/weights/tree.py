@@ -1,7 +1,7 @@
 """A Haiku parameter tree as one safetensors file, and back.
 
 Each array is stored under the key `<module path>//<name>`, e.g. `NFNet/~/linear//w`. The file's
-metadata (text -> text) hold the format's name and version and, as JSON, the model's spec.
+metadata (text -> text) contain the format's name and version and, as JSON, the model's spec.
 """
 
 import json
@@ -38,17 +38,18 @@ def save(
   preprocessing: Preprocessing | None = None,
   metadata: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes a parameter tree; a file of that name is replaced in one move, or not at all.
+  """Writes a parameter tree; an existing file is replaced atomically, or not at all.
 
-  Threads and processes may save at the same time, even to one path, where the last one stays.
+  Threads and processes may save at the same time, even to the same path; the last one wins.
 
   Args:
-    path: the file, in an existing folder; a link is kept, and what it leads to replaced.
+    path: the file, in an existing folder; a link is kept, and the file that it points to is
+      replaced.
     params: module path -> name -> array of any shape, () included, in its own dtype (float32,
       bfloat16, ...). Device arrays must be fully addressable.
     spec: what describes the model: its spec, or a mapping of JSON types (tuples become lists).
     class_names: K names, in the order of the logits.
-    preprocessing: how pictures are brought to the network.
+    preprocessing: how pictures are prepared for the network.
     metadata: further text, e.g. {'dataset': 'imagenet2012'}.
 
   Raises:
@@ -88,7 +89,7 @@ def load(path: str | os.PathLike, *, allow_nonfinite: bool = False) -> tuple[Tre
 
   Args:
     path: the file.
-    allow_nonfinite: take NaN and infinite numbers too, to look into the file of a broken step.
+    allow_nonfinite: accept NaN and infinite numbers, to inspect the file of a broken step.
 
   Returns:
     The tree (module path -> name -> numpy array, bit-equal to what was saved), and the metadata
@@ -114,12 +115,12 @@ def load(path: str | os.PathLike, *, allow_nonfinite: bool = False) -> tuple[Tre
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads what `load` returns as metadata, and none of the arrays; raises what `load` raises."""
+  """Reads only the metadata that `load` returns, no arrays; raises the same errors as `load`."""
   return _read(path, with_arrays=False)[0]
 
 
 def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[str, Any]]) -> Tree:
-  """Checks loaded arrays against a model: every one must be there, in shape, and none besides.
+  """Checks loaded arrays against a model: the same names and shapes, none missing and none extra.
 
   Args:
     target: what the model expects: module path -> name -> array, anything with `shape` (and
@@ -130,8 +131,8 @@ def merge(target: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[
     The loaded arrays as numpy arrays, in the target's order and dtypes.
 
   Raises:
-    ValueError: naming what the file lacks, what the model lacks and what differs in shape, or
-      the arrays with NaN or infinite numbers, or of a dtype that cannot be a weight.
+    ValueError: the message names what the file lacks, what the model lacks and what differs in
+      shape, or the arrays with NaN or infinite numbers, or with a dtype that cannot be a weight.
   """
   wanted = _leaves(target)
   found = _leaves(loaded)

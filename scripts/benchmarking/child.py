@@ -1,5 +1,6 @@
 """The parent's side of a worker: a process that does what it is asked, one thing at a time."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 from typing import Any, Self
+
+from nfnets import interruption
 
 ROOT = pathlib.Path(__file__).parents[2]  # of the packages `scripts` and `experiments`
 
@@ -48,6 +51,8 @@ class Child:
       )
     except OSError as error:
       raise ChildError(f'{python} cannot be started: {error.strerror}') from error
+    self._stack = contextlib.ExitStack()
+    self._stack.enter_context(interruption.undone(self._kill))
 
   def __enter__(self) -> Self:
     """Returns itself."""
@@ -75,12 +80,17 @@ class Child:
       raise ChildError(answer['error'])
     return answer
 
+  def _kill(self) -> None:
+    self._process.kill()
+    self._process.wait(timeout=5)
+
   def close(self) -> None:
     """Ends the process, whatever it is doing."""
     if not self._log.closed:
       self._process.kill()
       self._process.communicate()
       self._log.close()
+      self._stack.close()
 
   def _why_it_ended(self) -> str:
     code = self._process.wait()

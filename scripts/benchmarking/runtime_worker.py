@@ -24,7 +24,7 @@ class RuntimeWorker(serving.Worker):
       ImportError: the contestant's package is not installed.
     """
     package = PACKAGES[contestant]
-    version = importlib.import_module(package).__version__
+    version = importlib.import_module(package).__version__.split('-')[0]  # without the commit
     return {'versions': {'python': sys.version.split()[0], package: version}}
 
   def build(

@@ -6,10 +6,11 @@ import datetime
 import json
 import math
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.runtime import atomic_files
+from nfnets import interruption
 from scripts.benchmarking import machine, measure
 from scripts.benchmarking.child import Child, ChildError
 from scripts.benchmarking.progress import Progress
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
   models = dict(read_model(text) for text in arguments.models)
   with (
     Child('scripts.benchmarking.planner', JAX_PLATFORMS='cpu') as planner,
-    tempfile.TemporaryDirectory() as folder,
+    interruption.temporary_folder() as folder,
   ):
     for name, model in models.items():
       results['models'][name] = planner.ask('describe', model=model)
@@ -153,7 +154,7 @@ def _why_not(framework: str, python: str, error: ChildError) -> str:
 def _why_no_runtime(name: str, python: str, error: ChildError) -> str:
   package = PACKAGES[name]
   return (
-    f'--runtime {name} needs {package} in {python}: {error}. Install it (pip install {package}), '
+    f'--runtime {name} needs {package} in {python}: {error}. Install it there, '
     'or name another interpreter with --runtime-python.'
   )
 
@@ -192,6 +193,6 @@ def _measure(
 
 def _write(path: pathlib.Path, results: Mapping[str, Any]) -> None:
   """Replaces the file as a whole: an interruption leaves the one before."""
-  temporary = path.with_name(f'.{path.name}.part')
-  temporary.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
-  temporary.replace(path)
+  text = json.dumps(results, indent=2) + '\n'
+  atomic_files.replace(path, lambda p: p.write_text(text, encoding='utf-8'))
+  interruption.explain(lambda: f'{path} has the cases that are done.')

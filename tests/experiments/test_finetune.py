@@ -79,7 +79,7 @@ def test_a_weights_file_evaluates_at_any_size_whatever_the_configs_model_is(tune
   assert results['count'] == 60
   assert results['top1'] == report['top1_ema']
   config.data.eval_image_size = 24
-  other = evaluate.evaluate_file(config, tuned / 'ema_weights.safetensors')
+  other = evaluate.evaluate_file(config, tuned / 'ema_weights.safetensors', ('eval_image_size',))
   assert other['count'] == 60
   assert other['loss'] != results['loss']
 
@@ -166,7 +166,9 @@ def test_fields_that_cannot_be_used(make_config, change, sentence):
 def test_weights_of_another_number_of_classes_keep_their_head_only_if_it_fits(trunk):
   params, _ = weights.load(trunk)
   wider = {**params, HEAD: {'w': np.zeros((32, 7), np.float32), 'b': np.zeros(7, np.float32)}}
-  with pytest.raises(ConfigError, match='knows 5 classes and the run has 7: set finetune.new_head'):
+  with pytest.raises(
+    ConfigError, match='knows 5 classes and the run has 7: set --config.finetune.new_head'
+  ):
     initial_weights.start_from(str(trunk), wider, {}, new_head=False)
   loaded, _ = initial_weights.start_from(str(trunk), params, {}, new_head=False)
   np.testing.assert_array_equal(loaded[HEAD]['w'], params[HEAD]['w'])

@@ -177,7 +177,7 @@ def test_a_config_file_that_cannot_be_used(train, tmp_path, text, sentence):
 def test_a_workdir_of_another_config_is_left_alone(unbroken, train):
   before = sorted(p.stat().st_mtime_ns for p in unbroken(1).rglob('*'))
   output = train(unbroken(1), '--config.seed=7', code=1)
-  assert 'holds a run of another config (seed: 0 -> 7)' in output
+  assert 'holds a run of another config (--config.seed: 0 -> 7)' in output
   assert sorted(p.stat().st_mtime_ns for p in unbroken(1).rglob('*')) == before
 
 

@@ -169,14 +169,14 @@ def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
     path.mkdir()
   else:
     path = '/dev/zero'
-  with pytest.raises(OSError, match='no file|Is a directory'):
+  with pytest.raises(OSError, match='not a file|Is a directory'):
     inference.read_picture(path)
 
 
 @pytest.mark.parametrize(
   ('picture', 'sentence'),
   [
-    (b'no picture', 'no picture of a known format'),
+    (b'no picture', 'not a picture of a known format'),
     (b'', 'empty'),
     (np.zeros((4, 4, 2), np.uint8), r'got \(4, 4, 2\)'),
     (np.zeros((0, 4, 3), np.uint8), r'got \(0, 4, 3\)'),
@@ -283,7 +283,7 @@ def test_size(params, jpeg):
     ({'runtime': 'tpu'}, "runtime must be one of jax, onnx, got 'tpu'"),
     ({'runtime': 'onnx', 'dtype': 'bfloat16'}, "computes in float32, not in bfloat16: use 'jax'"),
     ({'batch_size': 0}, 'batch_size must be at least 1'),
-    ({'class_names': ('a', 'b')}, '2 class names were given and the network has 7'),
+    ({'class_names': ('a', 'b')}, '2 class names were given but the network has 7'),
   ],
 )
 def test_options_that_do_not_exist(params, options, sentence):
@@ -326,7 +326,7 @@ def test_a_saved_file_alone_labels(params, pictures, tmp_path):
 @pytest.mark.parametrize(
   ('metadata', 'sentence'),
   [
-    ({'class_names': '{"a": 1}'}, 'class_names are no JSON list'),
+    ({'class_names': '{"a": 1}'}, 'class_names are not a JSON list'),
     ({'class_names': '["a"'}, 'is damaged: its class_names'),
     ({'class_names': '["a"]'}, 'is damaged: it has 7 classes and names 1'),
     ({'preprocessing': '{"size": 32, "mode": "border"}'}, "got 'border'"),
@@ -401,7 +401,7 @@ def test_each_names_pictures_and_goes_on_after_a_bad_one(classifier, pictures, t
   names = [str(tmp_path / name) for name in ('a.png', 'b.png', 'bad.png', 'more/c.png')]
   assert [name for name, _, _ in found] == names
   assert [bool(predictions) for _, predictions, _ in found] == [True, True, False, True]
-  assert 'no picture of a known format' in found[2].problem
+  assert 'not a picture of a known format' in found[2].problem
   for place, picture in ((0, pictures[2]), (1, pictures[0]), (3, pictures[1])):
     assert_same(found[place].predictions, classifier(picture), tolerance=1e-4)
     assert not found[place].problem

@@ -141,7 +141,7 @@ def _png_that_claims(width, height):
   ('data', 'words'),
   [
     (b'', 'empty'),
-    (b'no picture at all', 'no picture of a known format'),
+    (b'no picture at all', 'not a picture of a known format'),
     (_JPEG[:100], 'JPEG'),
     (b'\xff\xd8\xff' + bytes(200), 'JPEG'),
     (_JPEG[: len(_JPEG) // 3], 'more than half'),

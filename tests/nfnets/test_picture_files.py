@@ -59,7 +59,7 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
   assert str(skipped) == (
     'skipped 14: 2 hidden (.cache, a/._b.jpg), 3 whose link leads out of the folder or nowhere '
     f'(broken.png, broken2.png, zero.png), 7 of another ending ({texts}, ...), '
-    '1 linked folders (again), 1 that are no regular files (pipe.png)'
+    '1 linked folders (again), 1 that are not regular files (pipe.png)'
   )
 
 

@@ -56,6 +56,7 @@ def tiny_release(monkeypatch):
   spec = nfnets.ModelSpec(width=config['width'], depth=config['depth'], group_width=config['gw'])
   load = weights.load_deepmind
   monkeypatch.setitem(zoo._MODELS, 'tiny', spec)
+  monkeypatch.setitem(zoo._BY_LETTERS, 'tiny', 'tiny')
   monkeypatch.setattr(weights, 'load_deepmind', lambda path, name: load(path, name, 10))
   return load(DEEPMIND, spec, 10)
 
@@ -166,7 +167,7 @@ def test_a_link_to_write_to_is_kept(convert, tmp_path):
     (['missing', 'x.safetensors'], 'there is no file missing'),
     ([TIMM, 'x.npz'], 'OUT must end in .safetensors'),
     ([TIMM, 'missing/x.safetensors'], 'there is no folder missing'),
-    ([TIMM, TIMM], 'OUT is IN'),
+    ([TIMM, TIMM], 'would write over'),
     ([TIMM, 'x.safetensors', '--model', 'F99'], "Unknown model 'F99'"),
   ],
 )

@@ -1,5 +1,7 @@
 """scripts/export.py: files for other programs, of networks with and without batch normalisation."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,4 +129,37 @@ def test_an_unknown_suffix_is_refused(export, resnet_file, tmp_path):
   code, _, err = export(resnet_file, tmp_path / 'net.pb')
   assert code == 1
   assert 'ends in .pb, which stands for no format: use one of .safetensors' in err
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_weights_are_never_written_over(export, resnet_file, tmp_path):
+  before = resnet_file.read_bytes()
+  (tmp_path / 'link.safetensors').symlink_to(resnet_file)
+  for out in (resnet_file, tmp_path / 'link.safetensors'):
+    code, _, err = export(resnet_file, out)
+    assert code == 1
+    assert f'OUT={out} would write over {resnet_file}, which' in err
+  mine = tmp_path / 'mine'
+  mine.write_bytes(before)
+  code, _, err = export(mine, mine)  # by its suffix a SavedModel
+  assert code == 1
+  assert 'is a file, and a SavedModel is a folder' in err
+  assert resnet_file.read_bytes() == mine.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ('out', 'sentence'),
+  [
+    ('missing/net.onnx', 'there is no folder'),
+    ('net.onnx', 'onnx needs the package onnx: '),
+    ('folder', 'saved_model needs the package tensorflow: '),
+  ],
+)
+def test_places_and_packages_are_looked_at_before_the_weights(
+  export, tmp_path, monkeypatch, out, sentence
+):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  code, _, err = export(tmp_path / 'no.safetensors', tmp_path / out)
+  assert code == 1
+  assert sentence in err
   assert not list(tmp_path.iterdir())

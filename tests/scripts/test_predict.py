@@ -83,7 +83,7 @@ def test_a_folder_follows_the_rules_of_training(predict, pictures):
   assert done == [str(pictures / name) for name in ('b.GIF', 'c.jfif', 'inner/two.png', 'one.jpg')]
   assert err == (
     f'{pictures}: skipped 6: 2 hidden (._one.jpg, .hidden), 1 whose link leads out of the folder '
-    'or nowhere (out), 2 of another ending (notes.txt, x.heic), 1 that are no regular files '
+    'or nowhere (out), 2 of another ending (notes.txt, x.heic), 1 that are not regular files '
     '(pipe.jpg)\n'
   )
 
@@ -102,10 +102,12 @@ def test_names_of_any_bytes(run_script, weights_file, pictures, tmp_path):
   more = ('--weights', weights_file, '--sheet', tmp_path / 'sheet.png', '--top', 1)
   features = ('--features', tmp_path / 'features.npz')
   done = run_script('predict', os.fsdecode(name), *more, *features)
-  assert (done.returncode, done.stderr) == (0, '')
+  wrote = f'{tmp_path}/sheet.png shows the pictures.\n'
+  said = f'The features are in {tmp_path}/features.npz.\n{wrote}'
+  assert (done.returncode, done.stderr) == (0, said)
   assert done.stdout.splitlines()[0] == f'{pictures}/\\xff\\x1b[31m\\né.png'
   done = run_script('predict', os.fsdecode(name), *more, '--json')
-  assert (done.returncode, done.stderr) == (0, '')
+  assert (done.returncode, done.stderr) == (0, wrote)
   assert os.fsencode(json.loads(done.stdout)['picture']) == name
 
 
@@ -143,7 +145,7 @@ def test_features_and_sheet(predict, pictures, tmp_path):
   features, sheet = tmp_path / 'features.npz', tmp_path / 'sheet.png'
   arguments = ('--features', features, '--maps', '--sheet', sheet, '--batch_size', 2)
   code, _, err = predict(pictures / 'one.jpg', pictures / 'inner', *arguments)
-  assert (code, err) == (0, '')
+  assert (code, err) == (0, f'The features are in {features}.\n{sheet} shows the pictures.\n')
   with np.load(features, allow_pickle=False) as arrays:
     assert arrays['pool'].shape == (2, 32)
     assert arrays['logits'].shape == (2, 3)
@@ -197,3 +199,41 @@ def test_weights_that_are_none(run_script, pictures, weights, sentence):
   assert process.stderr.count('\n') == 1
   assert sentence in process.stderr
   assert process.stdout == ''
+
+
+@pytest.mark.parametrize('flag', ['--sheet', '--features'])
+def test_a_picture_is_never_written_over(predict, pictures, flag):
+  path = pictures / ('one.jpg' if flag == '--sheet' else 'one.npy')
+  if flag == '--features':
+    (pictures / 'one.jpg').rename(path)
+  before = path.read_bytes()
+  code, out, err = predict(path, flag, path)
+  assert (code, out) == (1, '')
+  assert err.startswith(f'Error: {flag}={path} would write over {path}, which')
+  assert path.read_bytes() == before
+
+
+def test_weights_are_never_written_over(predict, weights_file, pictures, tmp_path, capsys):
+  mine = tmp_path / 'mine.npy'
+  mine.write_bytes(weights_file.read_bytes())
+  with pytest.raises(SystemExit) as error:
+    predict(pictures, '--weights', mine, '--features', mine)
+  assert error.value.code == 2
+  assert 'would write over' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'missing', 'sentence'),
+  [
+    (['--runtime', 'onnx'], 'onnxruntime', "the runtime 'onnx' needs onnxruntime: "),
+    (['--sheet', 'sheet.png'], 'matplotlib.figure', '--sheet draws with matplotlib: '),
+  ],
+)
+def test_packages_are_looked_for_before_the_weights(
+  predict, pictures, monkeypatch, tmp_path, arguments, missing, sentence
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setitem(sys.modules, missing, None)
+  code, out, err = predict(pictures, '--weights', tmp_path / 'no.safetensors', *arguments)
+  assert (code, out) == (1, '')
+  assert err.startswith(f'Error: {sentence}')

@@ -5,6 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from configs import digits
 from experiments.data.batch import Batch
 from nfnets import images
 from nfnets.preprocessing import Preprocessing
@@ -66,5 +67,16 @@ def test_command(run_script, tmp_path):
   assert PIL.Image.open(tmp_path / 'batch.png').size[0] > 500
   failed = run_script('show_batch', *arguments, f'--out={tmp_path / "batch.gif"}')
   assert failed.returncode == 1
-  assert 'neither a .png nor a .jpg' in failed.stderr
+  assert '--out must end in .png, .jpg or .jpeg, got' in failed.stderr
   assert 'Traceback' not in failed.stderr
+
+
+def test_a_sheet_is_not_put_among_the_pictures(load_script, pictures):
+  config = digits.get_config()
+  config.data.source, config.data.dir = 'folder', str(pictures)
+  before = (pictures / 'one.jpg').read_bytes()
+  for name in ('one.jpg', 'inner/new.png'):
+    with pytest.raises(ValueError, match=r'lies in --config\.data\.dir, where it would be one of'):
+      load_script('show_batch').show(config, str(pictures / name), 0, 1)
+  assert (pictures / 'one.jpg').read_bytes() == before
+  assert not (pictures / 'inner/new.png').exists()

@@ -192,9 +192,9 @@ def test_without_windows_or_a_camera(webcam, weights_file, tmp_path, capsys, mon
 @pytest.mark.parametrize(
   ('target', 'sentence'),
   [
-    ('labelled.gif', '--out must end in .avi, .mkv, .mp4'),
+    ('labelled.gif', '--out must end in .avi, .mkv or .mp4'),
     ('missing/x.mp4', 'there is no folder'),
-    ('film.mp4', 'the source itself'),
+    ('film.mp4', 'film.mp4, which this command needs'),
   ],
 )
 def test_wrong_arguments(webcam, tmp_path, capsys, target, sentence):

@@ -23,7 +23,7 @@ def open_sources(settings: DataSettings) -> tuple[Source, Source]:
 
 def _folder(settings: DataSettings) -> tuple[Source, Source]:
   """A folder of files, or one that was packed: the pictures are the same ones."""
-  local_paths.require(settings.dir, 'data.dir')
+  local_paths.require(settings.dir, '--config.data.dir')
   place = packed_folder if packed_folder.is_packed(settings.dir) else folder
   return place.open_parts(settings)
 

@@ -7,6 +7,7 @@ from those paths when the folder is read, so a run on it equals one on the origi
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ from experiments.data.settings import DataSettings
 from experiments.data.sources import folder
 from experiments.data.sources.source import Example, ReadError, blame_machine
 from experiments.runtime.errors import DataError
-from nfnets import picture_files
+from nfnets import interruption, picture_files
 
 INDEX_NAME = 'index.json'
 RECORDS_NAME = 'pictures.array_record'
@@ -151,7 +152,7 @@ def pack(
   """Packs every picture below a folder.
 
   All is written beside `out` and gets that name only when it is whole and checked, so that nothing
-  that looks complete is left by a kill or a full disk; the next call removes what was left.
+  that looks complete is left by a kill or a full disk; the next call removes what a kill left.
 
   Args:
     source: a folder of pictures, in any of the layouts that `folder.scan` knows.
@@ -172,22 +173,34 @@ def pack(
   if target.exists():
     raise DataError(f'{out} exists already; choose another place, or remove it to pack again')
   unfinished = target.with_name(f'.{target.name}.unfinished')
-  shutil.rmtree(unfinished, ignore_errors=True)
+  remove = functools.partial(shutil.rmtree, unfinished, ignore_errors=True)
+  remove()
   try:
-    unfinished.mkdir(parents=True)
-    _write_records(pathlib.Path(source).expanduser(), progress(names), unfinished / RECORDS_NAME)
-    index = json.dumps({'format': _FORMAT, 'names': names}, indent=0)
-    (unfinished / INDEX_NAME).write_text(index, encoding='utf-8')
-    if len(Records(unfinished)) != len(names):
-      raise OSError(f'only {len(Records(unfinished))} of {len(names)} records were written')
-    for name in (RECORDS_NAME, INDEX_NAME):
-      _flush(unfinished / name)
-    unfinished.rename(target)
+    with interruption.undone(remove):
+      _pack(pathlib.Path(source).expanduser(), names, progress, unfinished)
+      unfinished.rename(target)
   except (OSError, RuntimeError, UnicodeError, DataError) as error:  # RuntimeError: the writer's
     raise DataError(f'packing {source} into {out} failed: {error}; nothing is left there') from None
   finally:
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove()
   return len(names)
+
+
+def _pack(
+  source: pathlib.Path,
+  names: list[str],
+  progress: Callable[[Iterable[str]], Iterable[str]],
+  place: pathlib.Path,
+) -> None:
+  """Writes the two files of a packed folder and checks them."""
+  place.mkdir(parents=True)
+  _write_records(source, progress(names), place / RECORDS_NAME)
+  index = json.dumps({'format': _FORMAT, 'names': names}, indent=0)
+  (place / INDEX_NAME).write_text(index, encoding='utf-8')
+  if len(Records(place)) != len(names):
+    raise OSError(f'only {len(Records(place))} of {len(names)} records were written')
+  for name in (RECORDS_NAME, INDEX_NAME):
+    _flush(place / name)
 
 
 def _write_records(source: pathlib.Path, names: Iterable[str], path: pathlib.Path) -> None:

@@ -4,7 +4,8 @@ Nothing outside this package reads `config.model` and `config.optimizer`, and no
 `experiments.data` reads `config.data`.
 """
 
+from experiments.training.settings.effects import require_effect
 from experiments.training.settings.fields import resolve
 from experiments.training.settings.run import Plan, Run, read, read_evaluation
 
-__all__ = ['Plan', 'Run', 'read', 'read_evaluation', 'resolve']
+__all__ = ['Plan', 'Run', 'read', 'read_evaluation', 'require_effect', 'resolve']

@@ -146,13 +146,13 @@ def _adopt_model(model: ConfigDict) -> None:
       return
     raise ConfigError(
       f'{model.pretrained} does not say which model it is for: set --config.model.variant (or '
-      'custom there, with model.spec), or save it with its spec.'
+      'custom there, with --config.model.spec), or save it with its spec.'
     )
   if model.variant:
     if _architecture(_named_spec(model)) != _architecture(spec):
       raise ConfigError(
         f'{model.pretrained} holds another model than --config.model.variant={model.variant}: '
-        'leave that empty (and model.spec too), then the weights say what they are.'
+        'leave that empty (and --config.model.spec too), then the weights say what they are.'
       )
     return
   same = (name for name in list_models() if zoo.get_spec(name) == spec)

@@ -48,6 +48,6 @@ def test_a_missing_tar_or_another_file_is_named(tars):
 
 @pytest.mark.skipif(importlib.util.find_spec('tensorflow') is not None, reason='has TensorFlow')
 def test_without_tensorflow_the_extra_is_named(tars, tmp_path):
-  with pytest.raises(DataError, match=r"needs the package tensorflow; .*'\.\[tfds\]'"):
+  with pytest.raises(DataError, match=r"needs the package tensorflow: .*'\.\[tfds\]'"):
     prepare_tfds.prepare('imagenet2012', tmp_path / 'out', tars)
   assert not (tmp_path / 'out').exists()

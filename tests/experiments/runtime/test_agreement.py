@@ -28,11 +28,11 @@ def test_a_directory_that_the_hosts_do_not_share_is_refused(start_processes, end
   [
     (
       ['--config.evaluate_every_epochs=1.0', '--config.evaluate_every_epochs=2.0'],
-      'config.evaluate_every_epochs: 1.0 in process 0, 2.0 in process 1',
+      '--config.evaluate_every_epochs: 1.0 in process 0, 2.0 in process 1',
     ),
     (
       ['--config.data.num_threads=1', '--config.data.num_threads=2 --config.data.flip=False'],
-      'config.data.flip: true in process 0, false in process 1',
+      '--config.data.flip: true in process 0, false in process 1',
     ),
   ],
 )

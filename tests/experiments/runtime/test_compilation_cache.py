@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from configs import digits
 from experiments import evaluate
-from experiments.runtime import compilation_cache
+from experiments.runtime import command_line, compilation_cache
 from nfnets import weights
 
 _OPTIONS = (
@@ -145,6 +145,7 @@ def test_processors_with_other_instructions_share_nothing(monkeypatch):
 
 def test_the_field_of_a_config_says_where(hits, capsys, monkeypatch, tmp_path):
   monkeypatch.setattr(evaluate, 'evaluate_file', lambda *_: {'top1': 1.0})
+  monkeypatch.setattr(command_line, 'given_fields', lambda _: frozenset())  # no command line
   config = digits.get_config()
   config.compilation_cache = str(tmp_path)
   flags.FLAGS.mark_as_parsed()

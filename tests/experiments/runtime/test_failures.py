@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from experiments.runtime import failures
+
 ROOT = pathlib.Path(__file__).parents[3]
 
 # Joins, then does what `action` says: one process fails, the other waits for it in a collective.
@@ -122,3 +124,12 @@ command_line.run(main)
   output = other.communicate(timeout=60)[0]
   assert other.returncode == 1, output
   assert 'process 1 of 2 stops because process 0 was lost while starting' in output
+
+
+@pytest.mark.parametrize('checkpoints', [True, False])
+def test_checkpoints_are_promised_only_where_there_are_some(monkeypatch, checkpoints):
+  monkeypatch.setattr(failures, '_resumption', '')
+  failures.promise(checkpoints)
+  said = failures._sentence(KeyboardInterrupt())
+  assert said.startswith('it was interrupted')
+  assert ('checkpoint' in said) == checkpoints

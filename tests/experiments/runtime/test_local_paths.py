@@ -23,7 +23,7 @@ def test_a_path_is_one(path):
 
 
 def test_pictures_and_weights_at_an_address_are_refused():
-  with pytest.raises(ConfigError, match=r'^data.dir=gs://pictures is a remote address'):
+  with pytest.raises(ConfigError, match=r'^--config.data.dir=gs://pictures is a remote address'):
     data.describe(make_settings(source='folder', dir='gs://pictures'))
   with pytest.raises(ConfigError, match=r'gs://weights.safetensors is a remote address'):
     initial_weights.find_spec('gs://weights.safetensors')

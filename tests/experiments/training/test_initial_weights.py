@@ -123,7 +123,7 @@ def test_weights_without_a_classifier_say_so(trunk, tmp_path):
   path = str(tmp_path / 'bare.safetensors')
   weights.save(path, bare, spec=metadata['spec'])
   with pytest.raises(
-    ConfigError, match='bare.safetensors has no classifier: set finetune.new_head'
+    ConfigError, match='bare.safetensors has no classifier: set --config.finetune.new_head'
   ):
     initial_weights.start_from(path, params, {}, new_head=False)
   loaded, _ = initial_weights.start_from(path, params, {}, new_head=True)

@@ -58,7 +58,9 @@ def test_a_run_goes_on_if_it_computes_the_same(tmp_path):
   claim(directory(tmp_path / 'run'))
   claim(directory(tmp_path / 'run', log_every_steps=7))
   fields = {'seed': 1, 'data.num_threads': 1, 'data.flip': False}
-  with pytest.raises(CheckpointError, match=r'\(data.flip: True -> False; seed: 0 -> 1\)'):
+  with pytest.raises(
+    CheckpointError, match=r'\(--config.data.flip: True -> False; --config.seed: 0 -> 1\)'
+  ):
     claim(directory(tmp_path / 'run', **fields))
 
 

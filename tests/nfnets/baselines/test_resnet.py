@@ -211,7 +211,7 @@ def test_stochastic_depth_grows_with_depth_and_keeps_the_mean():
   ('changes', 'sentence'),
   [
     ({'depth': (1,)}, 'a width, a depth and a stride for each stage'),
-    ({'group_width': 3}, 'no multiple of group_width=3'),
+    ({'group_width': 3}, 'not a multiple of group_width=3'),
     ({'shortcut': 'none'}, 'shortcut must be one of'),
     ({'activation': 'gleu'}, "Unknown activation 'gleu'"),
     ({'drop_rate': 1.0}, r'drop_rate must be in \[0, 1\)'),

@@ -64,7 +64,7 @@ def test_a_port_in_use():
 @pytest.mark.parametrize('host', ['192.0.2.1', 'no-such-host.invalid'])
 def test_an_address_of_another_machine(host):
   with pytest.raises(
-    OSError, match=rf'{host} is no address of this machine \([A-Z][a-z ]+\): give --host'
+    OSError, match=rf'{host} is not an address of this machine \([A-Z][a-z ]+\): give --host'
   ):
     demo.listen(host, 0)
 

@@ -149,7 +149,7 @@ def test_what_is_no_picture_gets_a_sentence_and_the_next_one_labels(
 ):
   cut = encode('JPEG', (400, 300))[:2000]
   for name, data, sentence in (
-    ('text.jpg', b'Dear all, this is text.', 'The data are no picture of a known format'),
+    ('text.jpg', b'Dear all, this is text.', 'The data are not a picture of a known format'),
     ('empty.png', b'', 'The file is empty'),
     ('cut.jpg', cut, 'More than half of the JPEG picture is missing'),
     ('large.png', bytes(2**25 + 1), 'The file has more than 34 MB'),

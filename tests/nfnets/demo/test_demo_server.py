@@ -117,9 +117,9 @@ def test_a_picture_is_turned_upright(app, classifier, encode):
 @pytest.mark.parametrize(
   ('make', 'sentence'),
   [
-    (lambda jpeg: b'Dear all, this is text.', 'no picture of a known format'),
+    (lambda jpeg: b'Dear all, this is text.', 'not a picture of a known format'),
     (lambda jpeg: b'', 'empty'),
-    (lambda jpeg: b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'no picture of a known format'),
+    (lambda jpeg: b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'not a picture of a known format'),
     (cut, 'more than half of the JPEG picture is missing'),
     (bomb, '100000 x 100000 pixels'),
   ],
@@ -153,7 +153,7 @@ def test_failures_are_sentences_too(offered, encode, monkeypatch):
   monkeypatch.setattr(offered, 'label', fail)
   error = MemoryError()
   assert label(app, b'x')[1] == {
-    'problem': 'The memory does not suffice for this picture: reduce it first.'
+    'problem': 'There is not enough memory for this picture: make it smaller first.'
   }
   error = KeyError('inner matter')
   sent = []
@@ -276,4 +276,4 @@ def test_other_web_pages_get_nothing(app, encode):
   assert label(app, picture, **same)[0] == 200
   for origin in ('https://evil.example', 'http://localhost:9000', 'null'):
     status, answer = label(app, picture, **{**same, 'origin': origin})
-    assert (status, 'Another web page' in answer['problem']) == (403, True)
+    assert (status, 'another web page' in answer['problem']) == (403, True)

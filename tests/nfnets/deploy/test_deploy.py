@@ -144,7 +144,7 @@ def test_batch_normalisation_folds_into_convolutions(baseline, tmp_path):
   # Only what follows a sum keeps a scale.
   scaled = {m.split('/')[-1] for m, entries in folded.items() if 'scale' in entries}
   assert scaled == (set() if spec.family == 'EfficientNet' else {'norm0', 'final_norm'})
-  with pytest.raises(ValueError, match='folded already'):
+  with pytest.raises(ValueError, match='already folded'):
     deploy.fold(folded, folded_spec)
   weights.save(tmp_path / 'w.safetensors', folded, spec=folded_spec.to_dict())
   params, again, _ = nfnets.load_pretrained(tmp_path / 'w.safetensors')
@@ -171,7 +171,7 @@ def test_what_cannot_be_folded_is_refused(recipe, recipe_params):
   images = recipe.images(6, (1, 32, 32, 3))
   _, params = random_params(SPECS['published'], images, recipe_params)
   folded, spec = deploy.fold(params, SPECS['published'])
-  with pytest.raises(ValueError, match='folded already'):
+  with pytest.raises(ValueError, match='already folded'):
     deploy.fold(folded, spec)
   with pytest.raises(ValueError, match='nf_block_3'):
     deploy.fold(params, SPECS['published'].replace(depth=(1, 3)))

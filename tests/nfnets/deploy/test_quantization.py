@@ -144,19 +144,20 @@ def test_what_cannot_be_used_is_a_sentence(network, folder, tmp_path):
   before = set(tmp_path.iterdir())
   refuse('would replace the file in float32', out=network)
   refuse('a folder needs prepare')
-  refuse('is no folder of pictures', pictures='missing', prepare=prepare, error=OSError)
+  refuse('is not a folder of pictures', pictures='missing', prepare=prepare, error=OSError)
   refuse('no pictures to calibrate with in', pictures=tmp_path / 'empty', prepare=prepare)
   refuse('no pictures to calibrate with in the list', pictures=[])
   refuse(r'no picture in .* can be used: .*a\.png', pictures=tmp_path / 'bad', prepare=prepare)
-  refuse('is no ONNX file', source=tmp_path / 'other.onnx', pictures=fitting)
+  refuse('is not an ONNX file', source=tmp_path / 'other.onnx', pictures=fitting)
   refuse('was not written by', source=tmp_path / 'foreign.onnx', pictures=fitting)
   refuse('weights of 16 bits', source=tmp_path / 'half.onnx', pictures=fitting)
   refuse(
     r'takes pictures \[32, 32, 3\] in float32, got \[24, 24, 3\]', pictures=[fitting[0, 8:, 8:]]
   )
+  refuse(r'in float32, got \[\] in <U5', pictures=['a.png'])
   refuse('in float32, got .* in uint8', pictures=[fitting[0].astype(np.uint8)])
   refuse('weight_bits must be 7 or 8, got 4', pictures=fitting, weight_bits=4)
   refuse('max_pictures must be at least 1', pictures=fitting, max_pictures=0)
   assert set(tmp_path.iterdir()) == before
   deploy.quantize_onnx(network, out, fitting)
-  refuse('is in int8 already', source=out, pictures=fitting, out=tmp_path / 'again.onnx')
+  refuse('is already in int8', source=out, pictures=fitting, out=tmp_path / 'again.onnx')

@@ -42,7 +42,7 @@ def test_a_longest_name_can_be_written(tmp_path):
 
 @pytest.mark.parametrize('path', ['/dev/null', '/tmp'])
 def test_what_is_no_file_is_not_replaced(path):
-  with pytest.raises(OSError, match='no file that could be replaced'), replacing(path):
+  with pytest.raises(OSError, match='not a file that can be replaced'), replacing(path):
     raise AssertionError('never entered')
   assert os.path.exists(path)
   assert not os.path.isfile(path)

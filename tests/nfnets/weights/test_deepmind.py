@@ -91,7 +91,7 @@ def test_other_dtypes_are_refused(tmp_path, tiny_spec):
 def test_files_that_are_none_and_numbers_that_are_none(tmp_path, tiny_spec):
   path = tmp_path / 'F0_haiku.npz'
   path.write_bytes(b'<html>')
-  with pytest.raises(ValueError, match='no file of weights but a web page'):
+  with pytest.raises(ValueError, match='not a weights file but a web page'):
     load_deepmind(path, tiny_spec)
   path.write_bytes(pickle.dumps({'NFNet/~/linear': {'b': np.full(10, np.inf, np.float32)}}, 3))
   with pytest.raises(

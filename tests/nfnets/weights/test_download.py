@@ -147,7 +147,7 @@ def test_part_that_is_too_long_starts_again(server, tmp_path):
 def test_cut_at_once_keeps_what_there_is(server, tmp_path):
   (tmp_path / 'weights.npz.part').write_bytes(CONTENT[:1000])
   server.cut_after = 0
-  with pytest.raises(ConnectionError, match=r'connection was cut.*what has arrived is kept'):
+  with pytest.raises(ConnectionError, match=r'connection was cut.*the partial download is kept'):
     fetch(server.remote(), tmp_path)
   assert len(server.asked) == 1
   assert (tmp_path / 'weights.npz.part').read_bytes() == CONTENT[:1000]
@@ -184,7 +184,7 @@ def test_wrong_file_in_the_cache_is_set_aside(server, tmp_path, content, caplog)
 
 def test_size_is_bounded(server, tmp_path):
   server.content = CONTENT * 2
-  with pytest.raises(ValueError, match=r'offers 600000 bytes and 300000 were expected'):
+  with pytest.raises(ValueError, match=r'offers 600000 bytes instead of 300000'):
     fetch(server.remote(), tmp_path)
   assert _names(tmp_path) == []
   server.says_length = False
@@ -216,15 +216,15 @@ def test_a_server_in_trouble_is_asked_again(server, tmp_path, monkeypatch):
   assert fetch(server.remote(), tmp_path).read_bytes() == CONTENT
   assert len(server.asked) == 3
   server.troubles = [500, 500, 500]
-  with pytest.raises(ConnectionError, match=r'500: .*too much to do or is broken: try again later'):
+  with pytest.raises(ConnectionError, match=r'500: .*overloaded or failing: try again later'):
     fetch(server.remote('other.npz'), tmp_path)
 
 
 @pytest.mark.parametrize(
   ('status', 'sentence'),
   [
-    (403, 'does not let you: log in or change the proxy'),
-    (404, 'not there any more: update nfnets'),
+    (403, 'denies access: log in or change the proxy'),
+    (404, 'no longer there: update nfnets'),
   ],
 )
 def test_what_to_do_about_an_answer(server, tmp_path, status, sentence):

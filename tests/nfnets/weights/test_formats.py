@@ -31,7 +31,7 @@ TORCH_1_5 = b'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.'
 FILES = {
   'torch zip': (
     zip_of('model/data.pkl'),
-    r'PyTorch checkpoint.*not opened.*torch.load.*convert.py',
+    r'PyTorch checkpoint.*not opened.*torch.load.*nfnets convert',
   ),
   'torch before 1.6': (TORCH_1_5, r'PyTorch checkpoint.*safetensors.torch.save_file'),
   'npz': (zip_of('w.npy'), 'zip archive .*numpy.load'),

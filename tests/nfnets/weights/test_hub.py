@@ -299,8 +299,8 @@ def hub_server(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
   ('status', 'sentence'),
   [
-    (403, 'does not let you: log in'),
-    (404, 'not there any more: update nfnets'),
+    (403, 'denies access: log in'),
+    (404, 'no longer there: update nfnets'),
     (500, 'try again later'),
   ],
 )
@@ -354,9 +354,7 @@ def test_an_endpoint_that_is_no_address_is_named(hub_server, tmp_path, monkeypat
   monkeypatch.setattr(constants, 'ENDPOINT', endpoint)
   template = endpoint + '/{repo_id}/resolve/{revision}/{filename}'
   monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
-  with pytest.raises(
-    ConnectionError, match=f'HF_ENDPOINT={endpoint} is no address: .*https://HOST'
-  ):
+  with pytest.raises(ConnectionError, match=f'HF_ENDPOINT={endpoint} is not a URL: .*https://HOST'):
     load_pretrained('test_nfnet', cache_dir=tmp_path)
 
 

@@ -142,7 +142,7 @@ def test_memory_is_bounded(read_alone):
   assert {name: outcome for name, (outcome, *_) in report.items() if outcome != 'ValueError'} == {}
   assert max(peak for *_, peak in report.values()) < 60e6
   assert 'shape (2147483647, 2147483647) cannot have 8 bytes' in report['giant shape'][1]
-  assert 'the file is cut or damaged' in report['longest bytes'][1]
+  assert 'the file is truncated or damaged' in report['longest bytes'][1]
 
 
 def test_truncated_files_are_refused(read_alone):
@@ -151,7 +151,7 @@ def test_truncated_files_are_refused(read_alone):
   report = read_alone({str(end): data[:end] for end in ends})
   assert {outcome for outcome, *_ in report.values()} == {'ValueError'}
   cut = report[str(len(data) // 2)]
-  assert 'the file is cut' in cut[1]
+  assert 'the file is truncated' in cut[1]
   assert cut[2] < 2 * len(data)
 
 

@@ -168,5 +168,5 @@ def test_files_that_are_none(tmp_path):
   path.write_bytes(b'PK' + bytes(100))
   with pytest.raises(ValueError, match='not a whole safetensors file'):
     from_timm(path, 'nf_resnet50')
-  with pytest.raises(ValueError, match="say 'F0'"):
-    from_timm({}, 'f0')
+  with pytest.raises(ValueError, match="use 'F0'"):
+    from_timm({}, 'nfnet-f0')

@@ -24,7 +24,7 @@ SCRIPTS = pathlib.Path(__file__).parents[3] / 'scripts'
     (['F0', '--tasks', 'predict,train'], "'train' is none of predict, gradient, step"),
     (['F0', '--sizes', '0'], "'0' is no number from 1 on"),
     (['F0', '--out', 'missing/a.json'], 'there is no folder missing'),
-    (['F0', '--chart', 'a.txt'], 'ends neither in .png'),
+    (['F0', '--chart', 'a.txt'], '--chart must end in .png, .svg or .pdf, got a.txt'),
   ],
 )
 def test_wrong_arguments(benchmark, capsys, arguments, sentence):
@@ -59,7 +59,7 @@ def test_a_missing_runtime_is_a_sentence(benchmark, spec, capsys, tmp_path):
   assert benchmark.main([str(tmp_path / 'small.json'), '--runtime', 'onnx,openvino']) == 1
   error = capsys.readouterr().err.splitlines()[-1]
   assert error.startswith('Error: --runtime openvino needs openvino in')
-  assert "No module named 'openvino'. Install it (pip install openvino), or name" in error
+  assert "No module named 'openvino'. Install it there, or name" in error
 
 
 class InProcess:
@@ -149,7 +149,7 @@ def test_an_interruption_keeps_the_file_and_leaves_no_process(tmp_path):
   os.killpg(process.pid, signal.SIGINT)
   _, error = process.communicate(timeout=60)
   assert process.returncode == 130
-  assert 'Interrupted' in error
+  assert error.splitlines()[-1].startswith('Error: interrupted.')
   assert 'Traceback' not in error
   with pytest.raises(ProcessLookupError):
     os.killpg(process.pid, 0)

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[3]
-CONFIG = pathlib.Path(__file__).parents[1] / 'tiny_config.py'
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = pathlib.Path(__file__).parent / 'tiny_config.py'
 LONG = ['--config.num_epochs=1000', '--config.checkpoint_every_steps=100000']
 
 
@@ -135,21 +135,3 @@ def test_ctrl_c_in_an_evaluation_is_one_line():
   process.send_signal(signal.SIGINT)
   output, _ = process.communicate(timeout=20)
   assert (process.returncode, output) == (130, 'Error: interrupted.\n')
-
-
-SWALLOWED = """
-import gc, os, signal, time
-from experiments.runtime import interruption
-
-interruption.listen()
-gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))
-gc.collect()  # what a handler raises in a callback is printed and dropped
-time.sleep(20)
-"""
-
-
-def test_ctrl_c_in_a_callback_is_not_swallowed():
-  done = subprocess.run(
-    [sys.executable, '-c', SWALLOWED], cwd=ROOT, capture_output=True, text=True, timeout=15
-  )
-  assert (done.returncode, done.stderr) == (130, 'Error: interrupted.\n')
