@@ -99,12 +99,13 @@ def _tile(pixels: np.ndarray, lines: list[str]) -> np.ndarray:
 def show(config: ConfigDict, path: str, step: int, count: int) -> None:
   """Draws the batch of a step of a config into a file."""
   out = output_files.require(path, '--out', suffixes=('.png', '.jpg', '.jpeg'))
-  chosen = data.DataSettings.from_config(settings.resolve(config))
-  if chosen.source == 'folder' and out.resolve().is_relative_to(pathlib.Path(chosen.dir).resolve()):
+  asked = data.DataSettings.from_config(config)
+  if asked.source == 'folder' and out.resolve().is_relative_to(pathlib.Path(asked.dir).resolve()):
     raise ConfigError(
       f'--out={out} lies in --config.data.dir, where it would be one of the pictures: choose '
       'another place.'
     )
+  chosen = data.DataSettings.from_config(settings.resolve(config))
   info = data.describe(chosen)
   with data.train_batches(chosen, step, num_devices=1) as batches:
     batch = next(batches)

@@ -132,7 +132,7 @@ class WorkDirectory:
 
   def _follows_from_data(self, changed: list[str]) -> bool:
     """Whether the number of training pictures decided all fields that are another now."""
-    fields = {phrase.partition(':')[0] for phrase in changed}
+    fields = {phrase.partition(':')[0].removeprefix('--config.') for phrase in changed}
     in_spec = {field for field in fields if field.startswith('model.spec.')}
     open_ = self.by_size | (in_spec if 'model.variant' in self.by_size else set())
     derived = {'optimizer.clipping', 'data.image_size', 'data.eval_image_size'}
