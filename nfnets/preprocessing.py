@@ -103,9 +103,11 @@ class Preprocessing:
       ValueError: the stored value cannot be used.
     """
     text = metadata.get(METADATA_KEY)
-    if text is None:
-      return None
     try:
+      if text is None:
+        text = metadata.get('eval_size')  # what training runs wrote before 0.2
+        mode = metadata.get('eval_mode', 'resize_crop_32')
+        return None if text is None else cls(int(text), mode)
       fields = json.loads(text)
       for name in ('mean', 'stddev'):
         if name in fields:

@@ -75,5 +75,9 @@ def test_it_is_written_and_read():
   metadata = {'preprocessing': preprocessing.to_json()}
   assert Preprocessing.from_metadata(metadata) == preprocessing
   assert Preprocessing.from_metadata({'other': 'x'}) is None
+  older = {'eval_size': '40', 'eval_mode': 'crop_resize'}
+  assert Preprocessing.from_metadata(older) == Preprocessing(40, 'crop_resize')
+  with pytest.raises(ValueError, match="'large' cannot be used"):
+    Preprocessing.from_metadata({'eval_size': 'large'})
   assert '40 px, center, 87.5% of the side, mean (0.1' in str(preprocessing)
   assert str(Preprocessing(256)) == '256 px, resize_crop_32'
