@@ -105,7 +105,7 @@ class Preprocessing:
     text = metadata.get(METADATA_KEY)
     try:
       if text is None:
-        text = metadata.get('eval_size')  # what training runs wrote before 0.2
+        text = metadata.get('eval_size')  # what earlier training runs wrote
         mode = metadata.get('eval_mode', 'resize_crop_32')
         return None if text is None else cls(int(text), mode)
       fields = json.loads(text)
