@@ -53,6 +53,7 @@ def test_the_notebooks_are_these():
   assert [path.name for path in NOTEBOOKS] == list(SAYS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.name)
 def test_runs_from_top_to_bottom(path, weights_file, tmp_path):
   notebook = json.loads(path.read_text(encoding='utf-8'))

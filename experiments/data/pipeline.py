@@ -49,8 +49,8 @@ def count_training_pictures(config: ConfigDict) -> int:
   train, _ = sources.open_sources(DataSettings.from_config(config))
   if not len(train):
     raise DataError(
-      f'there are no training pictures: data.train_split is {config.data.train_split!r}; choose '
-      'one that has some'
+      'there are no training pictures: --config.data.train_split is '
+      f'{config.data.train_split!r}; choose one that has some'
     )
   return len(train)
 

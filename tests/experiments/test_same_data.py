@@ -59,7 +59,8 @@ def test_a_run_that_cannot_take_a_step_leaves_the_directory_to_the_next(
   config.label_smoothing = 0.05
   assert train.train(config, tmp_path)['steps'] == 1
   config.label_smoothing = 0.1
-  with pytest.raises(CheckpointError, match=r'another config \(label_smoothing: 0.05 -> 0.1\)'):
+  changed = r'another config \(--config.label_smoothing: 0.05 -> 0.1\)'
+  with pytest.raises(CheckpointError, match=changed):
     train.train(config, tmp_path)
 
 

@@ -65,9 +65,9 @@ def test_a_spec_alone_gives_the_tree_of_the_name(name):
 @pytest.mark.parametrize(
   ('name', 'meant'),
   [
-    ('NF_ResNet50', "'NF-ResNet-50' (as published) or 'nf_resnet50' (timm's)"),
-    ('nf-regnet-b1', "'NF-RegNet-B1' (as published) or 'nf_regnet_b1' (timm's)"),
-    ('f6', "'F6' (as published) or 'dm_nfnet_f6' (timm's) or 'nfnet_f6' (timm's)"),
+    ('NFResNet50', "'NF-ResNet-50' (as published) or 'nf_resnet50' (timm's)"),
+    ('nfregnet-b1', "'NF-RegNet-B1' (as published) or 'nf_regnet_b1' (timm's)"),
+    ('nfnetf6', "'F6' (as published) or 'dm_nfnet_f6' (timm's) or 'nfnet_f6' (timm's)"),
     ('eca-nfnet-l1', 'did you mean eca_nfnet_l1?'),
     ('NF-RegNetB7', 'did you mean NF-RegNet-B7?'),
   ],

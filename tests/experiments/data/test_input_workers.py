@@ -52,7 +52,8 @@ def test_a_killed_worker_ends_the_run_with_a_sentence(process):
   assert process.returncode == 1, output
   assert output.splitlines()[-1] == (
     'Error: a worker process that prepares batches was killed by signal 9 (Killed); most often '
-    'memory has run out: set fewer data.num_workers. Give the command again. (--debug shows more)'
+    'memory has run out: lower --config.data.num_workers. Give the command again. '
+    '(--debug shows more)'
   )
   assert 'Traceback' not in output
   assert 'leaked' not in output

@@ -2,7 +2,6 @@
 
 import importlib.util
 import pathlib
-import types
 
 import jax
 import jax.numpy as jnp
@@ -145,11 +144,11 @@ def test_processors_with_other_instructions_share_nothing(monkeypatch):
 
 def test_the_field_of_a_config_says_where(hits, capsys, monkeypatch, tmp_path):
   monkeypatch.setattr(evaluate, 'evaluate_file', lambda *_: {'top1': 1.0})
-  monkeypatch.setattr(command_line, 'given_fields', lambda _: frozenset())  # no command line
+  monkeypatch.setattr(command_line, 'given_fields', lambda *_: frozenset())  # no command line
   config = digits.get_config()
   config.compilation_cache = str(tmp_path)
   flags.FLAGS.mark_as_parsed()
-  evaluate.report(types.SimpleNamespace(value=config), types.SimpleNamespace(value='file'))
+  evaluate.report(config, 'file', '--weights')
   assert pathlib.Path(jax.config.jax_compilation_cache_dir).parent == tmp_path
   assert 'top1' in capsys.readouterr().out
 

@@ -70,9 +70,8 @@ def test_a_pickle_is_for_load_deepmind(tmp_path):
 
 def test_a_folder_names_the_weights_in_it(tmp_path):
   (tmp_path / 'ema_weights.safetensors').touch()
-  for read in (load, load_pretrained):
-    with pytest.raises(FileNotFoundError, match='a folder: name a file in it, such as ema_weights'):
-      read(tmp_path)
+  with pytest.raises(FileNotFoundError, match='a folder: name a file in it, such as ema_weights'):
+    load(tmp_path)
 
 
 def test_a_cut_file_is_told_from_a_whole_one(tmp_path):
