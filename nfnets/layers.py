@@ -194,7 +194,13 @@ class WSConv1D(_WSConvND):
 
 
 class WSConv2D(_WSConvND):
-  """Standardised convolution of [N, H, W, C]."""
+  """Standardised convolution of [N, H, W, C].
+
+      layer = hk.transform(lambda x: nfnets.WSConv2D(32, 3, stride=2)(x))
+      params = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
+
+  Its parameters are `w` [kernel, kernel, I / groups, O], `gain` [O] and, with a bias, `b` [O].
+  """
 
   num_spatial_dims = 2
 

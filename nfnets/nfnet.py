@@ -36,7 +36,15 @@ VARIANTS: dict[str, ModelSpec] = {
 
 
 class NFNet(NFBackbone):
-  """A normalizer-free network called as `(images, is_training)` -> `{'pool', 'logits'}`."""
+  """A normalizer-free network called as `(images, is_training)` -> `{'pool', 'logits'}`.
+
+      def forward(images, is_training):
+        return nfnets.NFNet(num_classes=10, variant='F0')(images, is_training)['logits']
+
+      network = hk.transform(forward)
+
+  `variant` is a published name or a `ModelSpec`.
+  """
 
   def __init__(
     self,

@@ -59,6 +59,10 @@ def measure(
 ) -> tuple[dict[str, dict[str, jax.Array]], Any]:
   """Runs a network once and measures what its modules' methods returned.
 
+      statistics, _ = nfnets.signal_propagation.measure(forward, params, images)
+      for path, values in statistics.items():
+        print(path, values['average_variance'])
+
   Args:
     network: a function that builds and calls Haiku modules, as given to `hk.transform`.
     params: its parameters.

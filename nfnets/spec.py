@@ -108,6 +108,9 @@ class ModelSpec:
   A spec alone determines the function and, except for the number of classes, the parameter tree.
   Its defaults are an NFNet's: to build other families, use `replace` on one of their specs.
 
+      small = nfnets.ModelSpec(width=(64, 128), depth=(1, 2), stride=(1, 2), group_width=16)
+      wider = small.replace(width=(96, 192))
+
   Attributes:
     width: output channels of each stage.
     depth: blocks of each stage.

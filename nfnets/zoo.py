@@ -116,6 +116,9 @@ def spec_from_dict(fields: Mapping[str, Any]) -> AnySpec:
 def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any) -> Network:
   """Builds a model by name. Call it inside `hk.transform`, as any Haiku module.
 
+      network = hk.transform(lambda x: nfnets.create_model('F0')(x, is_training=False)['logits'])
+      shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 256, 256, 3)))
+
   Args:
     name: a name of `list_models()`, or a spec of any family.
     num_classes: number of logits.

@@ -27,6 +27,9 @@ _SMALLEST = 1e-30
 def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndarray]], zoo.AnySpec]:
   """Folds a network of any family into plain convolutions.
 
+      params, spec, _ = nfnets.load_pretrained('F0')
+      predict = jax.jit(nfnets.deploy.predictor(*nfnets.deploy.fold(params, spec)))
+
   Args:
     params: its parameters, module path -> name -> float array; for a batch-normalised network with
       its state (`baselines.join_state`). The classifier may be missing.

@@ -64,6 +64,8 @@ def adaptive_grad_clip(
   Everything in the tree is clipped unless a mask excludes it, as `nfnets.optim.nfnet_sgd` does with
   the classifier. Clipping comes before the optimiser, see `nfnets.optim.chain`.
 
+      optimizer = optax.chain(nfnets.adaptive_grad_clip(0.01), optax.adam(1e-3))
+
   Norms are computed in at least float32.
 
   Args:

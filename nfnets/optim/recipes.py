@@ -81,6 +81,9 @@ def nfnet_sgd(
 ) -> optax.GradientTransformationExtraArgs:
   """SGD as in [NFNet]: clip (not the classifier), decay (not gains and biases), Nesterov momentum.
 
+      schedule = nfnets.optim.warmup_cosine(peak=0.4, warmup_steps=500, total_steps=10_000)
+      optimizer = nfnets.optim.nfnet_sgd(schedule, clipping=0.02)
+
   With gradient g of parameter w: `g = AGC(g) + weight_decay * w`; `m = momentum * m + g`;
   `w = w - learning_rate * (g + momentum * m)`. The groups are found in the parameter tree, see
   `nfnets.optim.assign`. Every number may be traced, as by optax.inject_hyperparams, and `update`

@@ -61,7 +61,10 @@ class Pretrained:
 
 
 def list_models(pattern: str = '*', *, pretrained: bool = False) -> list[str]:
-  """Returns the names of models: `list_models('*resnet*')`, `list_models(pretrained=True)`.
+  """Returns the names of models.
+
+      nfnets.list_models('nf-resnet-*')  # ['NF-ResNet-50', ...]
+      nfnets.list_models(pretrained=True)  # ['F0', ..., 'eca_nfnet_l0', ...]
 
   Args:
     pattern: a shell-style pattern, in upper or lower case.
@@ -79,6 +82,10 @@ def load_pretrained(
   cache_dir: str | os.PathLike | None = None,
 ) -> Pretrained:
   """Loads published weights by name, or a local file. See `Pretrained` for what comes back.
+
+      params, spec, name = nfnets.load_pretrained('F0')
+      network = hk.transform(lambda x: nfnets.create_model(spec)(x, is_training=False)['logits'])
+      logits = network.apply(params, None, images)
 
   Args:
     name: one of `list_models(pretrained=True)`, in upper or lower case: 'F0'..'F6' (DeepMind's

@@ -42,6 +42,8 @@ def save(
 
   Threads and processes may save at the same time, even to the same path; the last one wins.
 
+      nfnets.weights.save('mine.safetensors', params, spec=spec, class_names=['cat', 'dog'])
+
   Args:
     path: the file, in an existing folder; a link is kept, and the file that it points to is
       replaced.
