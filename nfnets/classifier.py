@@ -286,12 +286,14 @@ class Classifier:
         f'names must be a list of names, such as [{names!r}], got the text {names!r}.'
       )
     names = self.feature_names if names is None else tuple(names)
-    unknown = [name for name in names if name not in self.feature_names]
-    if unknown or not names:
-      raise ValueError(
-        f'this network has no feature {", ".join(map(repr, unknown)) or "of no name"}: choose from '
-        f'{", ".join(self.feature_names)}.'
-      )
+    # Every network has these; its maps are known to XLA, which is not made ready for nothing.
+    if not names or not set(names) <= set(runtimes.OnnxRuntime.feature_names):
+      unknown = [name for name in names if name not in self.feature_names]
+      if unknown or not names:
+        raise ValueError(
+          f'this network has no feature {", ".join(map(repr, unknown)) or "of no name"}: choose '
+          f'from {", ".join(self.feature_names)}.'
+        )
     batches = list(self._run(pictures, names))
     if not batches:
       raise ValueError('no pictures were given: features needs at least one.')

@@ -359,6 +359,14 @@ def test_runtimes_agree(params, pictures):
     np.testing.assert_allclose(by_runtime['onnx'][name], want, atol=1e-5 * scale, rtol=0)
 
 
+def test_onnx_runtime_alone_gives_logits_and_pooled_features(params, pictures):
+  classifier = nfnets.Classifier(params, SPEC, NAMES, runtime='onnx')
+  classifier.features(pictures, ['logits', 'pool'])
+  assert '_xla' not in vars(classifier)  # no second copy of the weights
+  assert classifier.features(pictures[:1], ['stem'])['stem'].shape == (1, 16, 16, 8)
+  assert '_xla' in vars(classifier)
+
+
 def test_the_runtime_is_that_of_the_machine(params, monkeypatch):
   assert nfnets.Classifier(params, SPEC).runtime == 'onnx'  # what the tests install
   assert nfnets.Classifier(params, SPEC, dtype='bfloat16').runtime == 'jax'
