@@ -11,6 +11,7 @@ import nfnets
 from experiments.pods import program
 from experiments.pods.chips import Topology, all_reduce_seconds
 from experiments.pods.costs import Costs
+from experiments.runtime import atomic_files
 from experiments.runtime.errors import ConfigError
 from experiments.training.settings import Run
 from nfnets.weights import download
@@ -198,9 +199,8 @@ class Planner:
       except program.TooLargeError as error:
         kept = {'costs': None, 'memory': error.needed}
       self.cache.mkdir(parents=True, exist_ok=True)
-      partial = path.with_suffix('.part')
-      partial.write_text(json.dumps(kept, indent=2))
-      partial.replace(path)
+      text = json.dumps(kept, indent=2)
+      atomic_files.replace(path, lambda place: place.write_text(text))
     costs = Costs(**kept['costs']) if kept['costs'] else None
     return Estimate(self.topology, batch, costs, kept['memory'])
 
