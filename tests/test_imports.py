@@ -55,7 +55,7 @@ INSIDE = {
     {'pipeline'},
   ],
   'experiments.training': [
-    {'gradients', 'initial_weights', 'same_run', 'work_directory'},
+    {'gradients', 'initial_weights', 'same_run', 'update_sharding', 'work_directory'},
     {'step_metrics'},
     {'steps'},
     {'checkpoints', 'evaluation', 'nonfinite'},

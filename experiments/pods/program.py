@@ -15,7 +15,7 @@ from experiments.data import Batch
 from experiments.pods import costs
 from experiments.pods.chips import Topology
 from experiments.runtime.errors import ConfigError
-from experiments.training import steps
+from experiments.training import steps, update_sharding
 from experiments.training.settings import Run
 from nfnets import execution, installation
 
@@ -72,12 +72,13 @@ def lower(run: Run, devices: list[jax.Device], batch: int) -> tuple[jax.stages.L
   size = run.data.image_size
   # The choices of the backend that is compiled for: this process has another.
   with execution.strategy('tpu', space_to_depth='on'):
-    step = steps.make_train_step(run.network, run.optimizer, run.step, devices=devices)
-    state = jax.eval_shape(
-      lambda: steps.init_state(run.network, run.optimizer, run.step.seed, size)
+    shares = update_sharding.num_shares(run.sharded_update, devices)
+    sharding = steps.plan_sharding(run.network, run.optimizer, size, shares)
+    step = steps.make_train_step(
+      run.network, run.optimizer, run.step, devices=devices, sharding=sharding
     )
-    lowered = step.lower(state, _batch_shapes(run, len(devices), batch))
-  summed = sum(4 * np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
+    lowered = step.lower(sharding.placed, _batch_shapes(run, len(devices), batch))
+  summed = sum(4 * np.prod(x.shape, dtype=int) for x in jax.tree.leaves(sharding.whole.params))
   return lowered, int(summed)
 
 

@@ -117,10 +117,12 @@ class StepLog:
 
     Args:
       step: number of updates made.
-      step_metrics: of the train step, 'loss' and 'learning_rate' among them.
+      step_metrics: of the train step, 'loss' and 'learning_rate' among them. To wait for none,
+        give those of a step that is finished.
       more: figures beside them.
     """
-    values = {name: float(value) for name, value in step_metrics.items()}
+    fetched = jax.device_get(dict(step_metrics))  # all in one go
+    values = {name: float(value) for name, value in fetched.items()}
     values |= self._progress.speeds(step) | profiling.device_memory() | (more or {})
     self._writer.write(step, {f'train/{name}': value for name, value in values.items()})
     processes.say(

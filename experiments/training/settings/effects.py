@@ -33,7 +33,13 @@ _AUGMENTATION = (
   'data.published_quirks',
   'data.order',
 )
-_LONG_RUNS = ('evaluate_every_epochs', 'checkpoint_every_steps', 'keep_checkpoints')
+_LONG_RUNS = (
+  'evaluate_every_epochs',
+  'checkpoint_every_steps',
+  'keep_checkpoints',
+  'optimizer.sam_timing',
+  'optimizer.sharded_update',
+)
 
 _EFFECTS = (
   _Effect('data.source', ('data.name',), ('tfds',)),
@@ -52,7 +58,7 @@ _EFFECTS = (
   _Effect('optimizer.name', ('optimizer.momentum',), ('sgd',)),
   _Effect('optimizer.name', ('optimizer.adam_b1', 'optimizer.adam_b2'), ('adamw',)),
   _Effect('optimizer.clipping', ('optimizer.clipping_eps',), but=(0,)),
-  _Effect('optimizer.sam_rho', ('optimizer.sam_ascent_share',), but=(0,)),
+  _Effect('optimizer.sam_rho', ('optimizer.sam_ascent_share', 'optimizer.sam_timing'), but=(0,)),
   _Effect('model.pretrained', ('finetune.new_head',), but=('',)),
   _Effect('finetune.linear_probe', (
     *_AUGMENTATION, *_LONG_RUNS, 'finetune.frozen', 'finetune.learning_rate_multipliers',
