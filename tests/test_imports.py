@@ -17,6 +17,7 @@ ORDER = [
     'nfnets.interruption',
     'nfnets.jpeg_decoder',
     'nfnets.labels',
+    'nfnets.onnx_session',
     'nfnets.picture_files',
     'nfnets.pillow_decoder',
   },
