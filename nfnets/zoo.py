@@ -8,6 +8,7 @@
 | `dm_nfnet_f0`, `nfnet_l0`, `eca_nfnet_l0`, `nf_resnet50`, `nf_regnet_b0`, ... | timm's |
 | `BN-ResNet-50`..`BN-ResNet-600` | ResNet-v2 with batch normalisation (arXiv 1603.05027) |
 | `BN-SE-ResNeXt-D-50`, `-101`, `-152` | also; NFNet began here (arXiv 2102.06171, section 4) |
+| `BN-F0`..`BN-F7` | the NFNets with batch normalisation (arXiv 2102.06171, table 3) |
 | `EfficientNet-B0`..`EfficientNet-B7` | as published (arXiv 1905.11946) |
 
 Published networks have names in capitals; timm's names are in lower case and stand for timm's
