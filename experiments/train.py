@@ -34,6 +34,7 @@ from experiments.training import (
   initial_weights,
   nonfinite,
   same_run,
+  secret,
   settings,
   steps,
   work_directory,
@@ -81,6 +82,8 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
     start = int(state.step)
     num_params = sum(np.size(x) for x in jax.tree.leaves(state.params))
     processes.say(_introduction(run, num_params, workdir))
+    if run.budget is not None:
+      processes.say(run.budget.plan())
     if start:
       owned.claim()  # of an older run, which does not say what its data were
       processes.say(f'Resuming at step {start}.')
@@ -100,7 +103,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
     stopped = False
     with (
       recording.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
-      _train_batches(run, start, workdir) as batches,
+      _train_batches(run, state, workdir) as batches,
       profiling.Profile(workdir, run.profile if is_main else '') as profile,
     ):
       log = progress.StepLog(
@@ -125,7 +128,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
           of_sam = _sam_seconds(run, state, batch)
           pace.restart(step)
         if log.due(step):
-          log.write(step, step_metrics, of_sam)
+          log.write(step, step_metrics, of_sam, run.budget)
         if step in evaluation_steps:
           if not tested:
             processes.say(waiting.compiling('the evaluation'))
@@ -151,6 +154,8 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
 
   # -------------------------------------------------------------------- report
   policy.check_end(state)
+  if run.budget is not None:
+    processes.say(run.budget.outcome())
   if not tested:  # an earlier process was done
     processes.say(waiting.compiling('the evaluation'))
     tested = _evaluate(run, eval_step, state)
@@ -165,6 +170,8 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
 def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> steps.TrainState:
   """The newest checkpoint; without any, the pretrained weights or fresh ones. Replicated."""
   state = steps.init_state(run.network, run.optimizer, run.step.seed, run.data.image_size)
+  if run.budget is not None:  # none of it follows from the seed, which is no secret
+    state = state._replace(secret=secret.as_arrays(agreement.from_main(secret.new)))
   state = steps.replicate(state)
   restored = checkpointer.restore(like=state)
   if restored is not None:
@@ -183,9 +190,20 @@ def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> s
   return state
 
 
-def _train_batches(run: settings.Run, start: int, workdir: pathlib.Path) -> data.Batches:
-  share = processes.share()
-  return data.train_batches(run.data, start, **share, layout=run.layout, workdir=workdir)
+def _train_batches(
+  run: settings.Run, state: steps.TrainState, workdir: pathlib.Path
+) -> data.Batches:
+  sampling = None
+  if run.budget is not None:
+    sampling = secret.sampling(state.secret, run.budget, run.step.private, jax.device_count())
+  return data.train_batches(
+    run.data,
+    int(state.step),
+    **processes.share(),
+    layout=run.layout,
+    workdir=workdir,
+    sampling=sampling,
+  )
 
 
 def _introduction(run: settings.Run, num_params: int, workdir: pathlib.Path) -> str:

@@ -52,12 +52,13 @@ INSIDE = {
     {'settings'},
     {'sources'},
     {'identity', 'one_example'},
-    {'collate'},
+    {'collate', 'poisson'},
     {'pipeline'},
   ],
   'experiments.training': [
-    {'gradients', 'initial_weights', 'same_run', 'work_directory'},
-    {'step_metrics'},
+    {'gradients', 'initial_weights', 'privacy_budget', 'same_run', 'work_directory'},
+    {'secret', 'step_metrics'},
+    {'private_gradients'},
     {'steps'},
     {'checkpoints', 'evaluation', 'nonfinite'},
     {'settings'},
@@ -69,6 +70,7 @@ READERS = {
   'optimizer': 'experiments.training.settings',
   'finetune': 'experiments.training.settings',
   'data': 'experiments.data',
+  'private': 'experiments.training.settings',
 }
 FORBIDDEN_IN_LIBRARY = ('absl', 'ml_collections', 'tensorflow', 'grain', 'experiments', 'configs')
 

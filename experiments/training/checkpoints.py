@@ -113,7 +113,7 @@ class Checkpointer:
       return
     # A copy on the host: the next step is given the state's own buffers to overwrite, and every
     # process of a pod holds the same.
-    copy = jax.tree.map(lambda x: np.array(x.addressable_data(0)), state)._asdict()
+    copy = _as_dict(jax.tree.map(lambda x: np.array(x.addressable_data(0)), state))
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(copy), checksums=ocp.args.JsonSave(_checksums(copy))
     )
@@ -217,7 +217,7 @@ class Checkpointer:
     old, new = (
       {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape) for path, x in leaves}
       for leaves in map(
-        jax.tree_util.tree_leaves_with_path, (getattr(saved, 'tree', saved), like._asdict())
+        jax.tree_util.tree_leaves_with_path, (getattr(saved, 'tree', saved), _as_dict(like))
       )
     )
     for path in sorted({*old, *new}):
@@ -230,7 +230,7 @@ class Checkpointer:
 
   def _restore_step(self, step: int, like: TrainState) -> TrainState:
     # Numpy arrays stand for the state: how many devices and hosts it came from does not matter.
-    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like._asdict())
+    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _as_dict(like))
     items = ocp.args.Composite(
       state=ocp.args.StandardRestore(target), checksums=ocp.args.JsonRestore()
     )
@@ -290,6 +290,11 @@ def _reason(error: BaseException) -> str:
   text = ' '.join(str(error).split())
   # TensorStore appends where in its own source the error came from.
   return f'{type(error).__name__}: {text.split(" [source locations")[0][:300]}'
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+  """The parts of a state by name; only a private run's has a secret."""
+  return {name: part for name, part in state._asdict().items() if name != 'secret' or part}
 
 
 def _checksums(state: dict[str, Any]) -> dict[str, int]:

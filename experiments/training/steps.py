@@ -24,6 +24,7 @@ from experiments.training.gradients import (
   make_ascent,
   make_gradient,
 )
+from experiments.training.private_gradients import make_private_gradient
 from nfnets import optim
 
 AXIS = 'devices'
@@ -44,6 +45,7 @@ class TrainState(NamedTuple):
   opt_state: Any
   ema_params: Any
   ema_network_state: Any
+  secret: Any = ()  # of a private run, from which its noise and its draws follow; else empty
 
 
 def init_state(
@@ -101,17 +103,14 @@ def make_train_step(
   host need not wait to know.
 
   The state is donated. Metrics are float32 scalars averaged over the whole batch: those of
-  `gradients.make_gradient`, 'learning_rate', 'gradient_norm', 'nonfinite' (1 if the step was left
-  out), 'weight_norm/<parameter group>' and, with clipping, `step_metrics.clipped_shares`.
+  `gradients.make_gradient` (of a private run, those of `private_gradients`), 'learning_rate',
+  'gradient_norm', 'nonfinite' (1 if the step was left out), 'weight_norm/<parameter group>' and,
+  with clipping, `step_metrics.clipped_shares`.
   """
-  gradient = make_gradient(network, settings)
+  gradient = _make_mean_gradient(network, settings)
 
   def step(state: TrainState, batch: Batch, halted: jax.Array):
-    key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-    key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    grads, (metrics, network_state) = gradient(state.params, state.network_state, key, batch)
-    grads, metrics = lax.pmean((grads, metrics), AXIS)
-    network_state = _mean_state(network_state)
+    grads, metrics, network_state = gradient(state, batch)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -128,7 +127,7 @@ def make_train_step(
         for old_tree, new_tree in ((state.params, params), (state.ema_params, ema_params))
       )
     new_state = TrainState(
-      state.step + 1, params, network_state, opt_state, ema_params, ema_network_state
+      state.step + 1, params, network_state, opt_state, ema_params, ema_network_state, state.secret
     )
 
     metrics['learning_rate'] = settings.schedule(state.step)
@@ -140,7 +139,9 @@ def make_train_step(
     # A step that broke leaves everything but the counters as it was: it can be inspected, or
     # skipped. The selection joins the loops that compute the update: no time on a TPU, and 3 % of
     # F0's step on a CPU, which copies what it reads and donates.
-    finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+    finite = jnp.isfinite(metrics['gradient_norm'])
+    if settings.private is None:  # whose noisy gradient alone may decide anything
+      finite &= jnp.isfinite(metrics['loss'])
     moves = finite & (halted == 0)
     metrics['nonfinite'] = 1.0 - moves.astype(jnp.float32)
     return _select(moves, new_state, state), metrics
@@ -149,6 +150,29 @@ def make_train_step(
     step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0, devices=devices
   )
   return TrainStep(mapped)
+
+
+def _make_mean_gradient(
+  network: hk.TransformedWithState, settings: StepSettings
+) -> Callable[[TrainState, Batch], tuple[Any, dict[str, jax.Array], Any]]:
+  """(state, batch [B, ...]) -> (gradients, metrics, network_state), of all devices."""
+  if settings.private is not None:
+    private = make_private_gradient(network, settings, AXIS)
+
+    def private_gradient(state: TrainState, batch: Batch):
+      of_state = (state.params, state.network_state, state.step, state.secret)
+      return *private(*of_state, batch), state.network_state
+
+    return private_gradient
+  gradient = make_gradient(network, settings)
+
+  def mean_gradient(state: TrainState, batch: Batch):
+    key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+    key = jax.random.fold_in(key, lax.axis_index(AXIS))
+    grads, (metrics, network_state) = gradient(state.params, state.network_state, key, batch)
+    return *lax.pmean((grads, metrics), AXIS), _mean_state(network_state)
+
+  return mean_gradient
 
 
 class TrainStep:
