@@ -107,6 +107,11 @@ def get_config() -> ConfigDict:
   config.optimizer.clipping_eps = 1e-3  # smallest norm of weights that counts; above 0, to 1,000
   config.optimizer.sam_rho = 0.0  # of sharpness-aware minimisation: published 0.05; 0: off; to 100
   config.optimizer.sam_ascent_share = 1.0  # of each device's batch that SAM climbs with; above 0
+  # Whether a run with SAM measures at its start what that adds to a step, which takes a minute.
+  config.optimizer.sam_timing = False
+  # Whether each device updates its part of the parameters instead of all of them: 'auto' (on
+  # accelerators, several of them), 'on' or 'off'. The same values, in less time and memory.
+  config.optimizer.sharded_update = 'auto'
 
   config.private = ConfigDict()
   # Trains privately (DP-SGD) within this epsilon; above 0, to 100. None: not privately.

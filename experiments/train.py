@@ -7,8 +7,10 @@ what --exit_code_when_stopped says): give the same command again. A second signa
 with 128 + its number. Other exit codes: 0 the run is finished, 1 it cannot go on, 2 wrong flags.
 """
 
+import math
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,6 +39,7 @@ from experiments.training import (
   secret,
   settings,
   steps,
+  update_sharding,
   work_directory,
 )
 from nfnets import host_memory, interruption
@@ -67,21 +70,25 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, Any]:
   """Trains all that is not frozen."""
   plan, workdir = run.plan, owned.path
-  train_step = steps.make_train_step(run.network, run.optimizer, run.step)
+  sharding = _sharding(run)
+  train_step = steps.make_train_step(run.network, run.optimizer, run.step, sharding=sharding)
+  gather = steps.make_gather(sharding)
   eval_step = steps.make_eval_step(run.network)
   is_main = processes.is_main()
 
   # ------------------------------------------------------------------ start or resume
   with (
-    checkpoints.Checkpointer(workdir, run.keep_checkpoints, run.on_save_failure) as checkpointer,
+    checkpoints.Checkpointer(
+      workdir, run.keep_checkpoints, run.on_save_failure, sharding
+    ) as checkpointer,
     preemption.Preemption(after_a_step=True) as asked,
   ):
     interruption.explain(checkpointer.whence)
-    state = _first_state(run, checkpointer)
+    state = _first_state(run, checkpointer, sharding)
     agreement.meet()
     start = int(state.step)
-    num_params = sum(np.size(x) for x in jax.tree.leaves(state.params))
-    processes.say(_introduction(run, num_params, workdir))
+    num_params = sum(math.prod(x.shape) for x in jax.tree.leaves(sharding.whole.params))
+    processes.say(_introduction(run, num_params, sharding, workdir))
     if run.budget is not None:
       processes.say(run.budget.plan())
     if start:
@@ -89,8 +96,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
       processes.say(f'Resuming at step {start}.')
 
     # ---------------------------------------------------------------- the loop
-    policy = nonfinite.Policy(run.on_nonfinite, workdir, run.network, run.layout)
-    in_flight = steps.InFlight(lambda *finished: policy.check(*finished, state))
+    policy = nonfinite.Policy(run.on_nonfinite, workdir, run.network, run.layout, gather)
     evaluation_steps = plan.evaluation_steps(run.evaluate_every_epochs)
     pace = progress.Progress(
       total_steps=plan.total_steps,
@@ -109,11 +115,24 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
       log = progress.StepLog(
         writer, pace, every=run.log_every_steps, first=start + 1, last=plan.total_steps
       )
+      of_sam: dict[str, float] = {}
+
+      def finished(step: int, step_metrics: dict[str, jax.Array], batch: data.Batch) -> None:
+        """Looks at a step once it is there; later ones may be under way, and none is waited for."""
+        policy.check(step, step_metrics, batch, state)
+        if step == start + 1:  # it compiled, which the rate must not contain
+          pace.restart(step)
+        if log.due(step):
+          log.write(step, step_metrics, of_sam if step == start + 1 else {}, run.budget)
+
+      in_flight = steps.InFlight(finished)
       if start < plan.total_steps:
         processes.say(waiting.compiling('the train step'))
       for step in range(start + 1, plan.total_steps + 1):
         with pace.waiting_for_data():
           batch = next(batches)
+        if step == start + 1 and run.sam_timing:
+          of_sam |= _sam_seconds(run, gather(state.params), state.network_state, batch)
         profile.before(step)
         state, step_metrics = train_step(state, batch, halted)
         halted = policy.halts(step_metrics)
@@ -122,18 +141,14 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
         last = step == plan.total_steps
         stopped = asked.requested(step) and not last
 
-        of_sam = {}
-        if step == start + 1:  # it compiled, which the rate must not contain
+        if step == start + 1:
           in_flight.drain()
-          of_sam = _sam_seconds(run, state, batch)
-          pace.restart(step)
-        if log.due(step):
-          log.write(step, step_metrics, of_sam, run.budget)
         if step in evaluation_steps:
+          in_flight.drain()
           if not tested:
             processes.say(waiting.compiling('the evaluation'))
           began = time.monotonic()
-          tested = _evaluate(run, eval_step, state)
+          tested = _evaluate(run, eval_step, state, gather)
           log.write_test(step, tested)
           processes.say(
             f'step {step}  test top-1 {tested["top1"]:.2%}, EMA {tested["top1_ema"]:.2%} of '
@@ -158,36 +173,50 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
     processes.say(run.budget.outcome())
   if not tested:  # an earlier process was done
     processes.say(waiting.compiling('the evaluation'))
-    tested = _evaluate(run, eval_step, state)
+    tested = _evaluate(run, eval_step, state, gather)
   figures = {
     **tested,
     'corrupt_training_pictures': batches.unreadable.count(),
     'parameters': num_params,
   }
-  return results.write(run, workdir, state.ema_params, state.ema_network_state, figures)
+  return results.write(run, workdir, gather(state.ema_params), state.ema_network_state, figures)
 
 
-def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> steps.TrainState:
-  """The newest checkpoint; without any, the pretrained weights or fresh ones. Replicated."""
-  state = steps.init_state(run.network, run.optimizer, run.step.seed, run.data.image_size)
-  if run.budget is not None:  # none of it follows from the seed, which is no secret
-    state = state._replace(secret=secret.as_arrays(agreement.from_main(secret.new)))
-  state = steps.replicate(state)
-  restored = checkpointer.restore(like=state)
+def _sharding(run: settings.Run) -> update_sharding.UpdateSharding:
+  """What of the state each device has."""
+  num_shares = update_sharding.num_shares(run.sharded_update, jax.devices())
+  of_run = (run.network, run.optimizer, run.data.image_size)
+  return steps.plan_sharding(*of_run, num_shares, _new_secret(run))
+
+
+def _new_secret(run: settings.Run) -> Any:
+  """Of a private run: no part of it follows from the seed, which anybody may know."""
+  if run.budget is None:
+    return ()
+  return secret.as_arrays(agreement.from_main(secret.new))
+
+
+def _first_state(
+  run: settings.Run,
+  checkpointer: checkpoints.Checkpointer,
+  sharding: update_sharding.UpdateSharding,
+) -> steps.TrainState:
+  """The newest checkpoint; without any, the pretrained weights or fresh ones. On the devices."""
+  restored = checkpointer.restore(like=sharding.whole)
   if restored is not None:
-    return steps.replicate(restored)
+    return sharding.place(restored)
+  fresh = steps.init_network(run.network, run.step.seed, run.data.image_size)
   if run.pretrained:
-    loaded = initial_weights.start_from(
+    fresh = initial_weights.start_from(
       run.pretrained,
-      *jax.device_get((state.params, state.network_state)),
+      *jax.device_get(fresh),
       new_head=run.new_head,
       class_names=run.info.class_names,
       spec=run.spec,
     )
-    same_run.require_weights(loaded)
-    state = steps.replicate(steps.with_weights(state, *loaded))
+    same_run.require_weights(fresh)
     processes.say(f'Starting from the weights of {run.pretrained}.')
-  return state
+  return sharding.place(steps.begin(run.optimizer, *fresh, _new_secret(run)))
 
 
 def _train_batches(
@@ -206,31 +235,39 @@ def _train_batches(
   )
 
 
-def _introduction(run: settings.Run, num_params: int, workdir: pathlib.Path) -> str:
+def _introduction(
+  run: settings.Run,
+  num_params: int,
+  sharding: update_sharding.UpdateSharding,
+  workdir: pathlib.Path,
+) -> str:
+  shared = '' if sharding.is_whole else f', update shared out among {sharding.num_shares}'
   return (
     f'{run.model_title}: {num_params:,} parameters, {run.num_classes} classes. '
     f'{run.info.num_train:,} training and {run.info.num_test:,} test images of '
     f'{run.data.title!r} at {run.data.image_size} and {run.data.eval_image_size} px. '
     f'{run.plan.total_steps:,} steps of {run.data.global_batch_size} on {jax.device_count()} '
-    f'{jax.default_backend()} device(s), {run.step.compute_dtype}. Results go to {workdir}.'
+    f'{jax.default_backend()} device(s), {run.step.compute_dtype}{shared}. Results go to {workdir}.'
   )
 
 
-def _evaluate(run: settings.Run, eval_step: Any, state: steps.TrainState) -> dict[str, float]:
+def _evaluate(
+  run: settings.Run, eval_step: Any, state: steps.TrainState, gather: Callable[[Any], Any]
+) -> dict[str, float]:
   """The figures of the raw and of the averaged weights on the test set."""
   networks = {
-    '': (state.params, state.network_state),
-    '_ema': (state.ema_params, state.ema_network_state),
+    '': (gather(state.params), state.network_state),
+    '_ema': (gather(state.ema_params), state.ema_network_state),
   }
   with data.test_batches(run.data, **processes.share()) as batches:
     return evaluation.evaluate(eval_step, networks, batches, run.info.num_test)
 
 
-def _sam_seconds(run: settings.Run, state: steps.TrainState, batch: data.Batch) -> dict[str, float]:
-  """What SAM adds to a step, if there is SAM."""
-  if not run.step.sam_rho:
-    return {}
-  seconds = steps.ascent_seconds(run.network, run.step, state, batch)
+def _sam_seconds(
+  run: settings.Run, params: Any, network_state: Any, batch: data.Batch
+) -> dict[str, float]:
+  """What SAM adds to a step."""
+  seconds = steps.ascent_seconds(run.network, run.step, params, network_state, batch)
   processes.say(f'SAM: the ascent takes {seconds:.3g} s of each step.')
   return {'sam_seconds_per_step': seconds}
 

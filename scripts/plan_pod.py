@@ -77,7 +77,7 @@ def report(one: plan.Estimate, run: settings.Run, host_rate: float | None) -> st
   milliseconds = one.step_seconds * 1e3
   lines.append(
     f'estimate   {milliseconds:.1f} ms per step: {costs.cycles:,} cycles at {chip.clock / 1e6:.0f} '
-    f'MHz ({chip.clock_source}), all-reduces and launches left out'
+    f'MHz ({chip.clock_source}), what is sent around and launches left out'
   )
   published = plan.PUBLISHED_MS.get(run.variant)
   if published and topology.kind == 'v3' and one.batch == 32:
@@ -88,9 +88,18 @@ def report(one: plan.Estimate, run: settings.Run, host_rate: float | None) -> st
   epochs, examples = run.config['num_epochs'], run.info.num_train
   hours = one.hours(epochs, examples)
   needed = one.host_images_per_second()
+  sent = (
+    ('all-reduce', one.all_reduce_seconds, costs.all_reduce_bytes, 'gradients'),
+    ('scatter', one.reduce_scatter_seconds, costs.reduce_scatter_bytes, 'gradients'),
+    ('all-gather', one.all_gather_seconds, costs.all_gather_bytes, 'parameters'),
+  )
   lines += [
-    f'all-reduce {one.all_reduce_seconds * 1e3:.2f} ms more at the least, if nothing overlaps: '
-    f'{costs.all_reduce_bytes / 1e6:.0f} MB of gradients over the links of {topology.name}',
+    f'{name:10} {seconds * 1e3:.2f} ms more at the least, if nothing overlaps: '
+    f'{size / 1e6:.0f} MB of {what} over the links of {topology.name}'
+    for name, seconds, size, what in sent
+    if size
+  ]
+  lines += [
     f'run        {one.images_per_second():,.0f} images/s, {hours:.1f} hours for '
     f'{epochs:g} epochs of {examples:,} images',
     f'input      each host has to prepare {needed:,.0f} images/s',
@@ -179,9 +188,9 @@ def show() -> None:
   one = planner.estimate(batch)
   host_rate = values.host_rate or (measure_host(run) if one.step_seconds else None)
   print(report(one, run, host_rate), flush=True)
-  if topology.smallest != topology:
+  if planner.compiled_for != topology:
     print(
-      f'           (compiled for {topology.smallest.name}: the program of a device is the same)'
+      f'           (compiled for {planner.compiled_for.name}: the program of a device is the same)'
     )
   if values.largest:
     largest = plan.largest_batch(planner.estimate, one, multiple=values.multiple)

@@ -56,7 +56,14 @@ INSIDE = {
     {'pipeline'},
   ],
   'experiments.training': [
-    {'gradients', 'initial_weights', 'privacy_budget', 'same_run', 'work_directory'},
+    {
+      'gradients',
+      'initial_weights',
+      'privacy_budget',
+      'same_run',
+      'update_sharding',
+      'work_directory',
+    },
     {'secret', 'step_metrics'},
     {'private_gradients'},
     {'steps'},

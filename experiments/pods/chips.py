@@ -120,5 +120,10 @@ def all_reduce_seconds(num_bytes: float, topology: Topology) -> float:
 
   Each chip has to send 2 (n - 1) / n of them over its links; devices of one chip share memory.
   """
+  return 2 * gather_seconds(num_bytes, topology)
+
+
+def gather_seconds(num_bytes: float, topology: Topology) -> float:
+  """The least time for half of that: an all-gather of so many bytes, or a reduce-scatter."""
   chips = math.prod(topology.shape)
-  return 2 * (chips - 1) / chips * num_bytes / topology.chip.link
+  return (chips - 1) / chips * num_bytes / topology.chip.link

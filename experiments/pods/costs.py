@@ -2,12 +2,16 @@
 
 import collections
 import dataclasses
+import math
 import re
 from typing import Any
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) .*\{$')
 _OPERATION = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = .*?[\])}] ([a-z][\w\-]*)\(')
+_RESULT = re.compile(r' = (.*?[\])}]) (all-reduce|reduce-scatter|all-gather)(-start)?\(')
+_ARRAY = re.compile(r'\b([a-z]+)(\d+)?(?:e\d+m\d+\w*)?\[([\d,]*)\]')
+_GROUP = re.compile(r'replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])')
 _BODY = re.compile(r'body=%?([\w.\-]+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
@@ -30,7 +34,10 @@ class Costs:
     optimal_seconds: the compiler's other estimate; None where it gives none.
     operations: of the entry computation, all lines of it.
     launched: those that run.
-    all_reduce_bytes: that the devices sum; their time is in no estimate.
+    all_reduce_bytes: that the devices sum, and all of them get. The time of this and of the other
+      two is in no estimate.
+    reduce_scatter_bytes: that they sum, and each gets a part of.
+    all_gather_bytes: that each gets from the others and itself.
     compile_seconds: how long tracing, lowering and compiling took.
   """
 
@@ -45,6 +52,8 @@ class Costs:
   operations: int
   launched: int
   all_reduce_bytes: int
+  reduce_scatter_bytes: int = 0
+  all_gather_bytes: int = 0
   compile_seconds: float = 0.0
 
   @property
@@ -103,11 +112,40 @@ def _count(line: str, computation: _Computation) -> None:
     computation.loops.append((body[1], int(trips[1]) if trips else 1))
 
 
-def read(compiled: Any, all_reduce_bytes: int, compile_seconds: float) -> Costs:
+def read_collectives(text: str) -> dict[str, int]:
+  """Returns the bytes that a compiled module sends around: 'all-reduce' -> bytes, and so on.
+
+  Those of an all-reduce are of its result, which has the size of its operand; of a reduce-scatter
+  those of its operand, of an all-gather those of its result.
+  """
+  sizes = {'all-reduce': 0, 'reduce-scatter': 0, 'all-gather': 0}
+  for line in text.splitlines():
+    found = _RESULT.search(line)
+    if not found:
+      continue
+    arrays = [_num_bytes(*array) for array in _ARRAY.findall(found[1])]
+    kind = found[2]
+    if found[3] and kind != 'all-reduce':  # a pair of operands and results
+      arrays = arrays[len(arrays) // 2 :]
+    devices = 1
+    if kind == 'reduce-scatter' and (group := _GROUP.search(line)):
+      devices = int(group[2]) if group[2] else len(group[1].split(','))
+    sizes[kind] += devices * sum(arrays)
+  return sizes
+
+
+def _num_bytes(_: str, bits: str, shape: str) -> int:
+  """The size of an array such as f32[8,128]; a pred has no number and takes a byte."""
+  return math.prod(int(n) for n in shape.split(',') if n) * max(int(bits or 8), 8) // 8
+
+
+def read(compiled: Any, compile_seconds: float) -> Costs:
   """Reads the costs of a `jax.stages.Compiled` for one of its devices."""
   memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
   analysis = analysis[0] if isinstance(analysis, list | tuple) else analysis
-  cycles, operations, launched = read_text(compiled.as_text())
+  text = compiled.as_text()
+  cycles, operations, launched = read_text(text)
+  sent = read_collectives(text)
   optimal = analysis.get('optimal_seconds', -1.0)
   return Costs(
     flops=analysis.get('flops', 0.0),
@@ -120,7 +158,9 @@ def read(compiled: Any, all_reduce_bytes: int, compile_seconds: float) -> Costs:
     optimal_seconds=optimal if optimal > 0 else None,
     operations=operations,
     launched=launched,
-    all_reduce_bytes=all_reduce_bytes,
+    all_reduce_bytes=sent['all-reduce'],
+    reduce_scatter_bytes=sent['reduce-scatter'],
+    all_gather_bytes=sent['all-gather'],
     compile_seconds=compile_seconds,
   )
 

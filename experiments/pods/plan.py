@@ -9,7 +9,7 @@ from importlib import metadata
 
 import nfnets
 from experiments.pods import program
-from experiments.pods.chips import Topology, all_reduce_seconds
+from experiments.pods.chips import Topology, all_reduce_seconds, gather_seconds
 from experiments.pods.costs import Costs
 from experiments.runtime import atomic_files
 from experiments.runtime.errors import ConfigError
@@ -29,6 +29,7 @@ _SOURCES = (  # beside the library
   'experiments/training/settings',
   'experiments/training/step_metrics.py',
   'experiments/training/steps.py',
+  'experiments/training/update_sharding.py',
 )
 
 
@@ -71,8 +72,18 @@ class Estimate:
 
   @property
   def all_reduce_seconds(self) -> float | None:
-    """The least time of summing the gradients over the pod's links; some of it can overlap."""
+    """The least time of the all-reduces over the pod's links; some of it can overlap."""
     return self.costs and all_reduce_seconds(self.costs.all_reduce_bytes, self.topology)
+
+  @property
+  def reduce_scatter_seconds(self) -> float | None:
+    """The same of the reduce-scatters, in which each device gets its share of the sums."""
+    return self.costs and gather_seconds(self.costs.reduce_scatter_bytes, self.topology)
+
+  @property
+  def all_gather_seconds(self) -> float | None:
+    """The same of the all-gathers, in which each device gets the others' shares."""
+    return self.costs and gather_seconds(self.costs.all_gather_bytes, self.topology)
 
   @property
   def global_batch(self) -> int:
@@ -175,17 +186,25 @@ class Planner:
 
     Args:
       run: read for the backend 'tpu'.
-      topology: of the run. The program of one device is the same in every slice of the same chips
-        (but for the all-reduces), so the smallest slice is compiled for.
+      topology: of the run.
       say: for progress.
       cache: folder of the kept costs; None: `pods`, beside this library's downloads.
       compile_costs: the compiler.
     """
-    self.run = run
+    alone = topology.num_devices == 1
+    self.run = dataclasses.replace(run, sharded_update='off') if alone else run
     self.topology = topology
     self.say = say
     self.cache = cache or download.cache_directory() / 'pods'
     self._compile = compile_costs
+
+  @property
+  def compiled_for(self) -> Topology:
+    """The slice that is compiled for: the smallest, if the program of a device is the same in it.
+
+    It is, but for the all-reduces, unless the devices share out the update.
+    """
+    return self.topology.smallest if self.run.sharded_update == 'off' else self.topology
 
   def estimate(self, batch: int) -> Estimate:
     """Returns the estimate for so many images per device."""
@@ -194,7 +213,7 @@ class Planner:
       kept = json.loads(path.read_text())
     else:
       try:
-        costs = self._compile(self.run, self.topology.smallest, batch, say=self.say)
+        costs = self._compile(self.run, self.compiled_for, batch, say=self.say)
         kept = {'costs': dataclasses.asdict(costs), 'memory': costs.memory}
       except program.TooLargeError as error:
         kept = {'costs': None, 'memory': error.needed}
@@ -212,7 +231,7 @@ class Planner:
     parts = {
       'config': config,
       'classes': self.run.num_classes,
-      'chip': self.topology.smallest.name,
+      'chip': self.compiled_for.name,
       'batch': batch,
       'versions': {name: _version(name) for name in ('jax', 'jaxlib', 'libtpu')},
       'sources': _sources_hash(),

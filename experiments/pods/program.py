@@ -9,13 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.data import Batch
 from experiments.pods import costs
 from experiments.pods.chips import Topology
 from experiments.runtime.errors import ConfigError
-from experiments.training import steps
+from experiments.training import steps, update_sharding
 from experiments.training.settings import Run
 from nfnets import execution, installation
 
@@ -58,27 +57,23 @@ def describe(topology: Topology) -> list[jax.Device]:
   return list(described.devices)
 
 
-def lower(run: Run, devices: list[jax.Device], batch: int) -> tuple[jax.stages.Lowered, int]:
+def lower(run: Run, devices: list[jax.Device], batch: int) -> jax.stages.Lowered:
   """Traces and lowers the train step that `experiments.train` would run.
 
   Args:
     run: read for the backend 'tpu'.
     devices: to compile for.
     batch: images of each device in an update.
-
-  Returns:
-    The lowered step, and the bytes of the gradients that the devices sum.
   """
   size = run.data.image_size
   # The choices of the backend that is compiled for: this process has another.
   with execution.strategy('tpu', space_to_depth='on'):
-    step = steps.make_train_step(run.network, run.optimizer, run.step, devices=devices)
-    state = jax.eval_shape(
-      lambda: steps.init_state(run.network, run.optimizer, run.step.seed, size)
+    shares = update_sharding.num_shares(run.sharded_update, devices)
+    sharding = steps.plan_sharding(run.network, run.optimizer, size, shares)
+    step = steps.make_train_step(
+      run.network, run.optimizer, run.step, devices=devices, sharding=sharding
     )
-    lowered = step.lower(state, _batch_shapes(run, len(devices), batch))
-  summed = sum(4 * np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
-  return lowered, int(summed)
+    return step.lower(sharding.placed, _batch_shapes(run, len(devices), batch))
 
 
 def _batch_shapes(run: Run, num_devices: int, batch: int) -> Batch:
@@ -107,7 +102,7 @@ def compile_costs(run: Run, topology: Topology, batch: int, *, say: Say) -> cost
   began = time.monotonic()
   what = f'{run.variant}, {batch} images per device, {topology.name}'
   with _ticking(f'{what}: tracing', say):
-    lowered, summed = lower(run, devices, batch)
+    lowered = lower(run, devices, batch)
   try:
     with _ticking(f'{what}: compiling', say):
       compiled = lowered.compile()
@@ -116,7 +111,7 @@ def compile_costs(run: Run, topology: Topology, batch: int, *, say: Say) -> cost
     if needed is None:
       raise
     raise TooLargeError(needed) from None
-  return costs.read(compiled, summed, time.monotonic() - began)
+  return costs.read(compiled, time.monotonic() - began)
 
 
 @contextlib.contextmanager

@@ -132,11 +132,13 @@ class StepLog:
 
     Args:
       step: number of updates made.
-      step_metrics: of the train step, 'loss' and 'learning_rate' among them.
+      step_metrics: of the train step, 'loss' and 'learning_rate' among them. To wait for none,
+        give those of a step that is finished.
       more: figures beside them.
       budget: of a private run; what it has spent is recorded as well.
     """
-    values = {name: float(value) for name, value in step_metrics.items()}
+    fetched = jax.device_get(dict(step_metrics))  # all in one go
+    values = {name: float(value) for name, value in fetched.items()}
     values |= self._progress.speeds(step) | profiling.device_memory() | (more or {})
     if budget is not None:
       values |= {'epsilon': budget.spent(step), 'delta': budget.delta}

@@ -4,6 +4,7 @@ They lie in `checkpoints/<step>/` of a work directory. Of several processes the 
 chooses what all of them read.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import os
@@ -23,6 +24,7 @@ from absl import logging
 from experiments.runtime import agreement, processes
 from experiments.runtime.errors import CheckpointError
 from experiments.training.steps import TrainState
+from experiments.training.update_sharding import REPLICATED, UpdateSharding
 
 _FILES_OF_A_CHECKPOINT = 2**20  # bytes of Orbax's own files and of partly filled blocks
 
@@ -30,7 +32,13 @@ _FILES_OF_A_CHECKPOINT = 2**20  # bytes of Orbax's own files and of partly fille
 class Checkpointer:
   """Keeps the newest states of a run. A context manager: leaving it finishes pending writes."""
 
-  def __init__(self, workdir: pathlib.Path, keep: int, on_failure: str = 'stop'):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    keep: int,
+    on_failure: str = 'stop',
+    sharding: UpdateSharding = REPLICATED,
+  ):
     """Opens `workdir`/checkpoints.
 
     Args:
@@ -38,10 +46,13 @@ class Checkpointer:
       keep: number of newest states that are kept.
       on_failure: what a state that cannot be written does to the run, 'stop' or 'continue'. The
         states before it are kept either way.
+      sharding: what of a state each device has. What is written is whole.
     """
     self._directory = (workdir / 'checkpoints').absolute()
     self._keep = keep
     self._on_failure = on_failure
+    self._sharding = sharding
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
     self._open()
 
   def _open(self) -> None:
@@ -68,6 +79,7 @@ class Checkpointer:
     handlers = {'state': ocp.StandardCheckpointHandler(), 'checksums': ocp.JsonCheckpointHandler()}
     self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
     self._pending: int | None = None
+    self._writing: concurrent.futures.Future | None = None
 
   def __enter__(self) -> Self:
     """Returns itself."""
@@ -78,6 +90,7 @@ class Checkpointer:
     try:
       self.wait()
     finally:
+      self._thread.shutdown()
       self._manager.close()
 
   def wait(self) -> None:
@@ -87,10 +100,12 @@ class Checkpointer:
       CheckpointError: it could not be written, and `on_failure` is 'stop'.
     """
     try:
+      if self._writing is not None:
+        self._writing.result()
       self._manager.wait_until_finished()
     except Exception as error:  # whatever the writing thread met
       self._give_up(self._pending, error)
-    self._pending = None
+    self._pending = self._writing = None
 
   def whence(self) -> str:
     """Says where the same command goes on, by what lies in the directory at this moment."""
@@ -102,27 +117,33 @@ class Checkpointer:
   def save(self, state: TrainState) -> None:
     """Writes the state in the background; a step that is already there is left alone.
 
+    All processes must call it. It returns when the state is copied to the host: the next step is
+    given the state's own buffers to overwrite.
+
     Raises:
       CheckpointError: this or the last state cannot be written, and `on_failure` is 'stop'.
     """
-    if not processes.is_main():
+    copy = self._sharding.fetch(state)
+    if copy is None:
       return
     self.wait()
-    step = int(state.step)
+    step = int(copy.step)
     if step in self._manager.all_steps():
       return
-    # A copy on the host: the next step is given the state's own buffers to overwrite, and every
-    # process of a pod holds the same.
-    copy = _as_dict(jax.tree.map(lambda x: np.array(x.addressable_data(0)), state))
-    items = ocp.args.Composite(
-      state=ocp.args.StandardSave(copy), checksums=ocp.args.JsonSave(_checksums(copy))
-    )
     self._pending = step
     try:
-      self._check_room(copy)
-      self._manager.save(step, args=items)
-    except Exception as error:  # a full disk, a directory that cannot be written, ...
+      self._check_room(_as_dict(copy))
+    except Exception as error:  # a full disk, a directory that cannot be seen, ...
       self._give_up(step, error)
+      return
+    self._writing = self._thread.submit(self._write, step, _as_dict(copy))
+
+  def _write(self, step: int, state: dict[str, Any]) -> None:
+    """Writes a state that is on the host, in a thread of its own."""
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(_checksums(state))
+    )
+    self._manager.save(step, args=items)
 
   def _check_room(self, state: dict[str, Any]) -> None:
     """Finds a full disk before Orbax does, whose many threads would each report it."""

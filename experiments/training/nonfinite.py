@@ -5,6 +5,7 @@ The step itself leaves a broken update out (`steps.make_train_step`) and says so
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import haiku as hk
@@ -33,12 +34,14 @@ class Policy:
     workdir: takes the parameters and the batch of the step that ends the run.
     network: the network's pure functions.
     layout: of the images in the batches.
+    gather: makes a state's parameters whole, `steps.make_gather`; all processes call it.
   """
 
   choice: str
   workdir: pathlib.Path
   network: hk.TransformedWithState
   layout: ImageLayout
+  gather: Callable[[Any], Any] = lambda params: params
   _skipped: int = 0  # in a row
 
   def halts(self, step_metrics: dict[str, jax.Array]) -> Any:
@@ -72,11 +75,11 @@ class Policy:
       return
     rate, loss = (float(step_metrics[name]) for name in ('learning_rate', 'loss'))
     batch = batch._replace(images=self.layout.restore(batch.images))
-    files = ()
+    files, params = (), self.gather(state.params)
     if processes.is_main():  # before the look, which takes memory that there may not be
-      files = write_inspection(self.workdir, step, state.params, batch)
+      files = write_inspection(self.workdir, step, params, batch)
     try:
-      where = '; '.join(first_nonfinite(self.network, state.params, state.network_state, batch))
+      where = '; '.join(first_nonfinite(self.network, params, state.network_state, batch))
     except Exception as error:  # of a device without memory for it, most likely
       where = f'unknown, the look at it failed ({" ".join(str(error).split())[:200]})'
     kept = (self.workdir / 'checkpoints').exists()  # a linear probe has none
@@ -97,7 +100,7 @@ class Policy:
     Raises:
       NonFiniteError: some are NaN or infinite.
     """
-    for module, entries in state.params.items():
+    for module, entries in self.gather(state.params).items():
       for name, value in entries.items():
         value = value.addressable_data(0) if isinstance(value, jax.Array) else value
         if not np.all(np.isfinite(value)):

@@ -7,17 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.training.gradients import StepSettings
+from experiments.training.update_sharding import UpdateSharding
 from nfnets import optim
 
 
-def clipped_shares(grads: Any, params: Any, settings: StepSettings) -> dict[str, jax.Array]:
+def clipped_shares(
+  grads: Any, params: Any, settings: StepSettings, sharding: UpdateSharding
+) -> dict[str, jax.Array]:
   """The share of units over the clipping limit, of those that are clipped and not frozen.
+
+  Args:
+    grads: those of the parameters that this device owns.
+    params: the same parameters.
+    settings: of the clipping.
+    sharding: which parameters those are.
 
   Returns:
     'clipped_share/<parameter group>' and, if `settings.stage_depths` says where the stages are,
     'clipped_share/<stage>' ('stem', 'stage_1', ..., 'head'): float32 scalars in 0..1.
   """
   counts = optim.clipped_share(grads, params, settings.clipping, settings.clipping_eps)
+  clipped = sharding.total(jnp.array(jax.tree.leaves(counts.clipped)))
+  units = jnp.array(jax.tree.leaves(sharding.whole_units(counts.units)))
   counted = jax.tree.leaves(_counted(params, settings.frozen))
   labels = [optim.assign(params)]
   if settings.stage_depths is not None:
@@ -25,23 +36,23 @@ def clipped_shares(grads: Any, params: Any, settings: StepSettings) -> dict[str,
   shares = {}
   for tree in labels:
     places = [x if keep else '' for x, keep in zip(jax.tree.leaves(tree), counted, strict=True)]
-    clipped, units = (_sums(jnp.array(jax.tree.leaves(part)), places) for part in counts)
+    over, all_ = _sums(clipped, places), _sums(units, places)
     shares |= {
-      f'clipped_share/{place}': (clipped[place] / units[place]).astype(jnp.float32)
-      for place in clipped
+      f'clipped_share/{place}': (over[place] / all_[place]).astype(jnp.float32)
+      for place in over
       if place
     }
   return shares
 
 
-def global_norm(tree: Any) -> jax.Array:
-  """The norm of all arrays together, a float32 scalar."""
-  return jnp.sqrt(jnp.sum(_squares(tree)))
+def global_norm(tree: Any, sharding: UpdateSharding) -> jax.Array:
+  """The norm of all arrays together, a float32 scalar, of those that the devices own."""
+  return jnp.sqrt(jnp.sum(sharding.total(_squares(tree))))
 
 
-def weight_norms(params: Any) -> dict[str, jax.Array]:
+def weight_norms(params: Any, sharding: UpdateSharding) -> dict[str, jax.Array]:
   """'weight_norm/<parameter group>': the norm of all its parameters together, float32 scalars."""
-  sums = _sums(_squares(params), jax.tree.leaves(optim.assign(params)))
+  sums = _sums(sharding.total(_squares(params)), jax.tree.leaves(optim.assign(params)))
   return {f'weight_norm/{group}': jnp.sqrt(value) for group, value in sums.items()}
 
 

@@ -4,6 +4,7 @@ Arrays of the state have their natural shapes and are replicated over the device
 arrays of a batch carry a leading device axis.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import optax
 from jax import lax
 
 from experiments.data.batch import Batch
-from experiments.training import step_metrics
+from experiments.training import step_metrics, update_sharding
 from experiments.training.gradients import (
   StepSettings,
   cross_entropy,
@@ -25,9 +26,8 @@ from experiments.training.gradients import (
   make_gradient,
 )
 from experiments.training.private_gradients import make_private_gradient
+from experiments.training.update_sharding import AXIS, UpdateSharding
 from nfnets import optim
-
-AXIS = 'devices'
 
 # Where a finished step waits for the next: CPU devices share a few threads, and collectives of
 # several steps in flight there can starve one another for ever.
@@ -48,17 +48,46 @@ class TrainState(NamedTuple):
   secret: Any = ()  # of a private run, from which its noise and its draws follow; else empty
 
 
+def init_network(network: hk.TransformedWithState, seed: int, image_size: int) -> tuple[Any, Any]:
+  """Returns fresh (parameters, state), for images [N, image_size, image_size, 3]."""
+
+  def init(key):
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    return network.init(key, images, is_training=True)
+
+  return jax.jit(init)(jax.random.key(seed))
+
+
 def init_state(
   network: hk.TransformedWithState,
   optimizer: optax.GradientTransformation,
   seed: int,
   image_size: int,
 ) -> TrainState:
-  """Returns the state before the first step, for images [N, image_size, image_size, 3]."""
+  """Returns the state before the first step, whole, for images [N, image_size, image_size, 3]."""
+  return begin(optimizer, *init_network(network, seed, image_size))
 
-  def init(key):
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-    params, network_state = network.init(key, images, is_training=True)
+
+def plan_sharding(
+  network: hk.TransformedWithState,
+  optimizer: optax.GradientTransformation,
+  image_size: int,
+  num_shares: int,
+  secret: Any = (),
+) -> UpdateSharding:
+  """Decides which arrays of the state each device owns; see `update_sharding.plan`."""
+  params, network_state = jax.eval_shape(lambda: init_network(network, 0, image_size))
+  start = functools.partial(begin, optimizer, secret=secret)
+  return update_sharding.plan(start, params, network_state, num_shares=num_shares)
+
+
+def begin(
+  optimizer: optax.GradientTransformation, params: Any, network_state: Any, secret: Any = ()
+) -> TrainState:
+  """Returns the whole state before the first step from these weights; `secret`: if private."""
+
+  @jax.jit
+  def make(params, network_state, secret):
     # The averages start as copies: donated buffers must not appear twice in the state.
     return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -67,9 +96,10 @@ def init_state(
       opt_state=optimizer.init(params),
       ema_params=jax.tree.map(jnp.copy, params),
       ema_network_state=jax.tree.map(jnp.copy, network_state),
+      secret=secret,
     )
 
-  return jax.jit(init)(jax.random.key(seed))
+  return make(params, network_state, secret)
 
 
 def with_weights(state: TrainState, params: Any, network_state: Any) -> TrainState:
@@ -93,6 +123,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   settings: StepSettings,
   devices: Sequence[jax.Device] | None = None,
+  sharding: UpdateSharding = update_sharding.REPLICATED,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """Returns the step of all devices: (state, batch [D, B, ...]) -> (state, metrics).
 
@@ -107,7 +138,7 @@ def make_train_step(
   'gradient_norm', 'nonfinite' (1 if the step was left out), 'weight_norm/<parameter group>' and,
   with clipping, `step_metrics.clipped_shares`.
   """
-  gradient = _make_mean_gradient(network, settings)
+  gradient = _make_mean_gradient(network, settings, sharding)
 
   def step(state: TrainState, batch: Batch, halted: jax.Array):
     grads, metrics, network_state = gradient(state, batch)
@@ -131,11 +162,11 @@ def make_train_step(
     )
 
     metrics['learning_rate'] = settings.schedule(state.step)
-    metrics['gradient_norm'] = step_metrics.global_norm(grads)
+    metrics['gradient_norm'] = step_metrics.global_norm(grads, sharding)
     if settings.clipping is not None:
-      metrics |= step_metrics.clipped_shares(grads, state.params, settings)
+      metrics |= step_metrics.clipped_shares(grads, state.params, settings, sharding)
     # Before the update, where the clipping reads the weights anyway: another pass would cost time.
-    metrics |= step_metrics.weight_norms(state.params)
+    metrics |= step_metrics.weight_norms(state.params, sharding)
     # A step that broke leaves everything but the counters as it was: it can be inspected, or
     # skipped. The selection joins the loops that compute the update: no time on a TPU, and 3 % of
     # F0's step on a CPU, which copies what it reads and donates.
@@ -146,22 +177,30 @@ def make_train_step(
     metrics['nonfinite'] = 1.0 - moves.astype(jnp.float32)
     return _select(moves, new_state, state), metrics
 
+  axes = sharding.axes
   mapped = jax.pmap(
-    step, AXIS, in_axes=(None, 0, None), out_axes=(None, None), donate_argnums=0, devices=devices
+    step, AXIS, in_axes=(axes, 0, None), out_axes=(axes, None), donate_argnums=0, devices=devices
   )
   return TrainStep(mapped)
 
 
 def _make_mean_gradient(
-  network: hk.TransformedWithState, settings: StepSettings
+  network: hk.TransformedWithState, settings: StepSettings, sharding: UpdateSharding
 ) -> Callable[[TrainState, Batch], tuple[Any, dict[str, jax.Array], Any]]:
-  """(state, batch [B, ...]) -> (gradients, metrics, network_state), of all devices."""
+  """(state, batch [B, ...]) -> (gradients, metrics, network_state), of all devices.
+
+  Of the gradients a device has what it owns.
+  """
+  # SAM climbs from the parameters as they are; else half of them is sent around in half precision.
+  gathered_dtype = None if settings.sam_rho else jnp.dtype(settings.compute_dtype)
   if settings.private is not None:
     private = make_private_gradient(network, settings, AXIS)
 
     def private_gradient(state: TrainState, batch: Batch):
-      of_state = (state.params, state.network_state, state.step, state.secret)
-      return *private(*of_state, batch), state.network_state
+      params = sharding.gather(state.params, gathered_dtype)
+      of_state = (params, state.network_state, state.step, state.secret)
+      grads, metrics = private(*of_state, batch)
+      return sharding.take(grads), metrics, state.network_state
 
     return private_gradient
   gradient = make_gradient(network, settings)
@@ -169,8 +208,9 @@ def _make_mean_gradient(
   def mean_gradient(state: TrainState, batch: Batch):
     key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
     key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    grads, (metrics, network_state) = gradient(state.params, state.network_state, key, batch)
-    return *lax.pmean((grads, metrics), AXIS), _mean_state(network_state)
+    params = sharding.gather(state.params, gathered_dtype)
+    grads, (metrics, network_state) = gradient(params, state.network_state, key, batch)
+    return sharding.mean(grads), lax.pmean(metrics, AXIS), _mean_state(network_state)
 
   return mean_gradient
 
@@ -191,6 +231,13 @@ class TrainStep:
   def lower(self, state: Any, batch: Any, halted: Any = _MOVES) -> Any:
     """Lowers it, as functions of `jax.jit` do."""
     return self._mapped.lower(state, batch, halted)
+
+
+def make_gather(sharding: UpdateSharding) -> Callable[[Any], Any]:
+  """Returns a function of parameters, or averages of them, to the same, whole on every device."""
+  if sharding.is_whole:
+    return lambda params: params
+  return jax.pmap(sharding.gather, AXIS, in_axes=(sharding.axes.params,), out_axes=None)
 
 
 def make_eval_step(
@@ -240,20 +287,24 @@ def make_predict_step(
 
 
 def ascent_seconds(
-  network: hk.TransformedWithState, settings: StepSettings, state: TrainState, batch: Batch
+  network: hk.TransformedWithState,
+  settings: StepSettings,
+  params: Any,
+  network_state: Any,
+  batch: Batch,
 ) -> float:
   """Times the half of a step that SAM adds, alone: the best of three, in seconds."""
 
-  def ascent(state: TrainState, batch: Batch):
+  def ascent(params, network_state, batch: Batch):
     climb = make_ascent(network, settings)
-    perturbed, _ = climb(state.params, state.network_state, jax.random.key(0), batch)
+    perturbed, _ = climb(params, network_state, jax.random.key(0), batch)
     return jax.tree.map(jnp.sum, perturbed)[min(perturbed)]  # little to bring back
 
-  run = jax.pmap(ascent, AXIS, in_axes=(None, 0))
+  run = jax.pmap(ascent, AXIS, in_axes=(None, None, 0))
   seconds = []
   for _ in range(4):  # the first one compiles
     began = time.perf_counter()
-    jax.block_until_ready(run(state, batch))
+    jax.block_until_ready(run(params, network_state, batch))
     seconds.append(time.perf_counter() - began)
   return min(seconds[1:])
 

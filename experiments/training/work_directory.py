@@ -50,6 +50,8 @@ NEUTRAL_FIELDS = frozenset(
     'data.space_to_depth',
     'model.remat',
     'model.stem_space_to_depth',
+    'optimizer.sam_timing',
+    'optimizer.sharded_update',
   }
 )
 

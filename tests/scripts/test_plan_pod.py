@@ -38,6 +38,7 @@ def estimate(topology='v3:4x4', batch=32, memory=8 * GIB):
     operations=900,
     launched=700,
     all_reduce_bytes=328_000_000,
+    all_gather_bytes=164_000_000,
   )
   return plan.Estimate(chips.parse_topology(topology), batch, one, memory)
 
@@ -49,6 +50,8 @@ def test_the_report_by_hand(plan_pod, run):
   assert 'estimate   50.0 ms per step: 47,000,000 cycles at 940 MHz' in text
   assert 'estimate / published 0.68' in text  # 50 / 73.3
   assert 'all-reduce 1.88 ms' in text  # 2 * 15 / 16 * 328 MB / 328 GB/s
+  assert 'all-gather 0.47 ms' in text  # 15 / 16 * 164 MB / 328 GB/s
+  assert 'scatter' not in text
   assert '20,480 images/s, 5.0 hours for 360 epochs' in text  # 360 * 1,024,000 / 20,480 s
   assert 'each host has to prepare 5,120 images/s' in text
   assert '5.1 times too slow' in text

@@ -33,7 +33,13 @@ _AUGMENTATION = (
   'data.published_quirks',
   'data.order',
 )
-_LONG_RUNS = ('evaluate_every_epochs', 'checkpoint_every_steps', 'keep_checkpoints')
+_LONG_RUNS = (
+  'evaluate_every_epochs',
+  'checkpoint_every_steps',
+  'keep_checkpoints',
+  'optimizer.sam_timing',
+  'optimizer.sharded_update',
+)
 
 _EFFECTS = (
   _Effect('data.source', ('data.name',), ('tfds',)),
@@ -53,7 +59,7 @@ _EFFECTS = (
   _Effect('optimizer.schedule', ('optimizer.final_learning_rate',), ('cosine',)),
   _Effect('optimizer.name', ('optimizer.adam_b1', 'optimizer.adam_b2'), ('adamw',)),
   _Effect('optimizer.clipping', ('optimizer.clipping_eps',), but=(0,)),
-  _Effect('optimizer.sam_rho', ('optimizer.sam_ascent_share',), but=(0,)),
+  _Effect('optimizer.sam_rho', ('optimizer.sam_ascent_share', 'optimizer.sam_timing'), but=(0,)),
   _Effect('private.epsilon', (
     'private.delta', 'private.clipping_norm', 'private.noise_multiplier',
     'private.augmentation_multiplicity', 'private.microbatch',

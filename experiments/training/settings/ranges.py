@@ -11,7 +11,7 @@ from experiments.runtime.ranges import (
   Switch,
   Text,
 )
-from experiments.training import nonfinite
+from experiments.training import nonfinite, update_sharding
 from nfnets import activations
 from nfnets.execution.context import SPACE_TO_DEPTH
 
@@ -61,6 +61,8 @@ FIELDS: dict[str, Row] = {
   'optimizer.clipping_eps': Number(0, 1000, above=True, note='published: 0.001'),
   'optimizer.sam_rho': Number(0, 100, note='0: no SAM; published: 0.05'),
   'optimizer.sam_ascent_share': Number(0, 1, above=True, note='published: 0.2'),
+  'optimizer.sam_timing': Switch(),
+  'optimizer.sharded_update': Choice(update_sharding.CHOICES),
   'private.epsilon': OrNone(Number(0, 100, above=True, note='None: not private')),
   'private.delta': OrNone(Number(0, 1, above=True, below=True)),
   'private.clipping_norm': Number(0, 1e6, above=True, note='published: 1'),

@@ -62,6 +62,8 @@ class Run:
     budget: of a private run, else None.
     optimizer: the chain of the updates.
     step: what the train step needs beside network and optimiser.
+    sam_timing: whether to measure what SAM adds to a step.
+    sharded_update: whether the devices share the update, one of `update_sharding.CHOICES`.
     pretrained: the weights to start from; '': fresh ones.
     new_head: whether they get a new classifier.
     linear_probe: whether that is all that is trained.
@@ -80,6 +82,8 @@ class Run:
   budget: Budget | None
   optimizer: optax.GradientTransformation
   step: StepSettings
+  sam_timing: bool
+  sharded_update: str
   pretrained: str
   new_head: bool
   linear_probe: bool
@@ -141,6 +145,8 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
     budget=budget,
     optimizer=_make_optimizer(config, schedule),
     step=_step_settings(config, spec, schedule, layout, private.step_settings(config, budget)),
+    sam_timing=config.optimizer.sam_timing,
+    sharded_update=config.optimizer.sharded_update,
     pretrained=config.model.pretrained,
     new_head=config.finetune.new_head,
     linear_probe=probing,

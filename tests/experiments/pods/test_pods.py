@@ -47,6 +47,26 @@ def test_cycles_and_operations_of_a_compiled_text():
   assert costs.read_text(TEXT) == (100 + 3 * 7 + 40, 7, 4)
 
 
+SENT = """
+  %sum.4 = f32[8]{0:T(128)} all-reduce(%part), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+  %s.5 = (f32[3,10]{1,0}, s32[]{:T(128)}) all-reduce-start(%a, %b), to_apply=%add
+  %d.5 = (f32[3,10]{1,0}, s32[]{:T(128)}) all-reduce-done(%s.5)
+  %r.6 = f32[3,2]{1,0:T(8,128)} reduce-scatter(%g), replica_groups={{0,1,2,3}}, dimensions={1}
+  %r.7 = f32[3,2]{1,0} reduce-scatter(%g), replica_groups=[1,8]<=[8], dimensions={1}
+  %g.8 = bf16[3,2,16]{1,0,2:T(8,128)(2,1)} all-gather(%r), dimensions={2}
+  %g.9 = (bf16[3,2]{1,0}, bf16[3,16]{1,0}) all-gather-start(%r), dimensions={1}
+"""
+
+
+def test_what_is_sent_around_by_hand():
+  assert costs.read_collectives(TEXT) == {'all-reduce': 32, 'reduce-scatter': 0, 'all-gather': 0}
+  assert costs.read_collectives(SENT) == {
+    'all-reduce': 32 + 120 + 4,
+    'reduce-scatter': 4 * 24 + 8 * 24,
+    'all-gather': 192 + 96,
+  }
+
+
 def test_a_text_without_an_entry_is_refused():
   with pytest.raises(ValueError, match='no entry computation'):
     costs.read_text('HloModule nothing\n')
@@ -102,6 +122,8 @@ def test_arithmetic_by_hand():
   assert one.host_images_per_second() == pytest.approx(rate / 4)  # four chips to a host
   assert one.floor_seconds == pytest.approx(4e10 * 32 / 61.5e12)
   assert one.all_reduce_seconds == pytest.approx(2 * 15 / 16 * 4e8 / 328e9)
+  assert one.all_gather_seconds == 0
+  assert chips.gather_seconds(4e8, one.topology) == pytest.approx(15 / 16 * 4e8 / 328e9)
   assert not estimate_of(108).fits  # 2 + 108 / 8 > 16 - 0.52
 
 
@@ -175,20 +197,33 @@ def test_figures_are_kept_by_program(tmp_path):
       raise program.TooLargeError(30 * GIB)
     return costs_of(batch)
 
-  first = planner(tmp_path, compile_costs).estimate(32)
+  whole = {'optimizer': {'sharded_update': 'off'}}
+  first = planner(tmp_path, compile_costs, **whole).estimate(32)
   # The same program for a longer run, and on a larger slice; kept by another object.
-  again = planner(tmp_path, compile_costs, 'v3:8x8', num_epochs=90.0).estimate(32)
+  again = planner(tmp_path, compile_costs, 'v3:8x8', num_epochs=90.0, **whole).estimate(32)
   assert compiled == [('v3:2x2', 32)]
   assert again.costs == first.costs
   assert (again.global_batch, first.global_batch) == (32 * 128, 32 * 32)
 
-  planner(tmp_path, compile_costs, compute_dtype='float32').estimate(32)
-  planner(tmp_path, compile_costs, 'v2:4x4').estimate(32)
+  planner(tmp_path, compile_costs, compute_dtype='float32', **whole).estimate(32)
+  planner(tmp_path, compile_costs, 'v2:4x4', **whole).estimate(32)
   assert len(compiled) == 3
   for _ in range(2):  # what does not fit is kept as well
-    one = planner(tmp_path, compile_costs).estimate(128)
+    one = planner(tmp_path, compile_costs, **whole).estimate(128)
     assert (one.fits, one.memory, one.step_seconds) == (False, 30 * GIB, None)
   assert len(compiled) == 4
+
+
+def test_a_shared_out_update_is_another_program_in_every_slice(tmp_path):
+  compiled = []
+
+  def compile_costs(run, topology, batch, **kwargs):
+    compiled.append((topology.name, run.sharded_update))
+    return costs_of(batch)
+
+  for topology in ('v3:4x4', 'v3:8x8', 'v3:4x4', 'v5e:1x1'):
+    planner(tmp_path, compile_costs, topology).estimate(32)
+  assert compiled == [('v3:4x4', 'auto'), ('v3:8x8', 'auto'), ('v5e:2x2', 'off')]
 
 
 def test_a_missing_compiler_is_one_sentence(monkeypatch):
