@@ -175,11 +175,15 @@ def make_train_step(
       finite &= jnp.isfinite(metrics['loss'])
     moves = finite & (halted == 0)
     metrics['nonfinite'] = 1.0 - moves.astype(jnp.float32)
-    return _select(moves, new_state, state), metrics
+    return tuple(jax.tree.leaves(_select(moves, new_state, state))), metrics
 
-  axes = sharding.axes
   mapped = jax.pmap(
-    step, AXIS, in_axes=(axes, 0, None), out_axes=(axes, None), donate_argnums=0, devices=devices
+    step,
+    AXIS,
+    in_axes=(sharding.axes, 0, None),
+    out_axes=(sharding.flat_axes, None),
+    donate_argnums=0,
+    devices=devices,
   )
   return TrainStep(mapped)
 
@@ -219,14 +223,16 @@ class TrainStep:
   """What `make_train_step` returns."""
 
   def __init__(self, mapped: Any):
-    """Takes the mapped function of three arguments."""
+    """Takes the mapped function of three arguments, which returns the leaves of a state."""
     self._mapped = mapped
 
   def __call__(
     self, state: TrainState, batch: Batch, halted: Any = _MOVES
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Makes a step."""
-    return self._mapped(state, batch, halted)
+    structure = jax.tree.structure(state)
+    leaves, metrics = self._mapped(state, batch, halted)
+    return jax.tree.unflatten(structure, leaves), metrics
 
   def lower(self, state: Any, batch: Any, halted: Any = _MOVES) -> Any:
     """Lowers it, as functions of `jax.jit` do."""

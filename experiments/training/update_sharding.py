@@ -58,10 +58,17 @@ class UpdateSharding:
 
   @property
   def axes(self) -> Any:
-    """A state for pmap's in_axes and out_axes: 0 at what is shared out, else None."""
+    """A state for pmap's in_axes: 0 at what is shared out, else None. None if nothing is."""
     if self.is_whole:
       return None
-    return jax.tree.map(lambda a, b: None if a.shape == b.shape else 0, self.whole, self.own)
+    return jax.tree.map(_axis, self.whole, self.own)
+
+  @property
+  def flat_axes(self) -> tuple[int | None, ...] | None:
+    """The same of a state's leaves, for out_axes, which must be hashable with several processes."""
+    if self.is_whole:
+      return None
+    return tuple(map(_axis, *map(jax.tree.leaves, (self.whole, self.own))))
 
   @property
   def placed(self) -> Any:
@@ -204,6 +211,10 @@ def plan(
   whole = jax.eval_shape(begin, params, network_state)
   own_params = jax.tree.map(lambda x: _own_shape(x, num_shares), params)
   return UpdateSharding(num_shares, whole, jax.eval_shape(begin, own_params, network_state))
+
+
+def _axis(whole: Any, own: Any) -> int | None:
+  return None if whole.shape == own.shape else 0
 
 
 def _own_shape(x: Any, num_shares: int) -> jax.ShapeDtypeStruct:
