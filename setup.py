@@ -33,6 +33,7 @@ ONNX = ['onnx>=1.17,<2', 'onnxruntime>=1.20,<2']
 DEMO = ['starlette>=0.45,<2', 'uvicorn>=0.34,<1']
 EXPORT = ['flatbuffers>=24.3,<26']  # StableHLO files
 HUB = ['huggingface_hub>=1.0,<3']  # timm's weights
+PRIVATE = ['dp-accounting>=0.6,<0.7', 'jax-privacy>=2.0,<2.1']  # private training
 
 # The programs of the command `nfnets`. Their packages have names that others might use, so that a
 # wheel carries them inside a folder of their own, which is on the path of the command alone.
@@ -86,6 +87,7 @@ setup(
     'export': EXPORT,
     'hub': HUB,
     'onnx': ONNX,
+    'private': [*TRAIN, *PRIVATE],
     'serve': ONNX,  # what a Classifier computes with on a CPU
     'train': TRAIN,
     'tfds': [*TRAIN, 'tensorflow>=2.20,<3'],  # only to prepare data sets
@@ -98,6 +100,7 @@ setup(
       *EXPORT,
       *HUB,
       *ONNX,
+      *PRIVATE,
       'pytest>=8.4,<10',
       'pytest-xdist>=3.8,<4',
       'ruff>=0.15,<1',

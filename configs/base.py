@@ -78,6 +78,8 @@ def get_config() -> ConfigDict:
   config.model.stochdepth_rate = 0.25  # the same
   # A name in nfnets.activations.ACTIVATIONS; None: the variant's own.
   config.model.activation = config_dict.placeholder(str)
+  # Where the skip gains start; None: the variant's own, 0. Private training starts at 1.
+  config.model.skip_gain_init = config_dict.placeholder(float)
   # Stages, from 0, whose blocks are recomputed for the gradient instead of kept: less memory, more
   # time, the same values. (0, 1, 2, 3): all of an NFNet.
   config.model.remat = ()
@@ -92,7 +94,9 @@ def get_config() -> ConfigDict:
   # 0 to half the run; more is cut to that, with a warning. None: a twelfth of the run, or a third
   # if it starts from weights.
   config.optimizer.warmup_epochs = 5.0
-  config.optimizer.final_learning_rate = 0.0  # not scaled by the batch; 0 to the peak
+  config.optimizer.schedule = 'cosine'  # or 'constant', after the warm-up
+  # 'cosine'; not scaled by the batch; 0 to the peak
+  config.optimizer.final_learning_rate = 0.0
   config.optimizer.momentum = 0.9  # 'sgd'; 0 to below 1
   config.optimizer.adam_b1 = 0.9  # 'adamw': decay of the gradients' average; 0 to below 1
   config.optimizer.adam_b2 = 0.999  # 'adamw': of the squared gradients' average; 0 to below 1
@@ -108,6 +112,22 @@ def get_config() -> ConfigDict:
   # Whether each device updates its part of the parameters instead of all of them: 'auto' (on
   # accelerators, several of them), 'on' or 'off'. The same values, in less time and memory.
   config.optimizer.sharded_update = 'auto'
+
+  config.private = ConfigDict()
+  # Trains privately (DP-SGD) within this epsilon; above 0, to 100. None: not privately.
+  config.private.epsilon = config_dict.placeholder(float)
+  # Of the same (epsilon, delta); above 0, below 1. None: the greatest power of ten below one over
+  # the number of training pictures.
+  config.private.delta = config_dict.placeholder(float)
+  config.private.clipping_norm = 1.0  # of the gradient of one picture; above 0, to 1e6
+  # Standard deviation of the noise in the sum of clipped gradients, in clipping norms; above 0, to
+  # 1e6; the run ends when epsilon is spent. None: the least with which epsilon lasts to its end.
+  config.private.noise_multiplier = config_dict.placeholder(float)
+  # Augmented views of a picture whose gradients are averaged before clipping, 1 to 1,024.
+  config.private.augmentation_multiplicity = 1
+  # Pictures whose gradients a device has at once, from 1: memory for so many copies of the
+  # parameters. None: 1 on a CPU, where more are no faster, else 16.
+  config.private.microbatch = config_dict.placeholder(int)
 
   config.finetune = ConfigDict()
   config.finetune.new_head = True  # a new classifier, even if the weights' own would fit

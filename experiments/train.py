@@ -36,6 +36,7 @@ from experiments.training import (
   initial_weights,
   nonfinite,
   same_run,
+  secret,
   settings,
   steps,
   update_sharding,
@@ -88,6 +89,8 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
     start = int(state.step)
     num_params = sum(math.prod(x.shape) for x in jax.tree.leaves(sharding.whole.params))
     processes.say(_introduction(run, num_params, sharding, workdir))
+    if run.budget is not None:
+      processes.say(run.budget.plan())
     if start:
       owned.claim()  # of an older run, which does not say what its data were
       processes.say(f'Resuming at step {start}.')
@@ -106,7 +109,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
     stopped = False
     with (
       recording.MetricWriter(workdir, resume_step=start or None, active=is_main) as writer,
-      _train_batches(run, start, workdir) as batches,
+      _train_batches(run, state, workdir) as batches,
       profiling.Profile(workdir, run.profile if is_main else '') as profile,
     ):
       log = progress.StepLog(
@@ -120,7 +123,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
         if step == start + 1:  # it compiled, which the rate must not contain
           pace.restart(step)
         if log.due(step):
-          log.write(step, step_metrics, of_sam if step == start + 1 else {})
+          log.write(step, step_metrics, of_sam if step == start + 1 else {}, run.budget)
 
       in_flight = steps.InFlight(finished)
       if start < plan.total_steps:
@@ -166,6 +169,8 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
 
   # -------------------------------------------------------------------- report
   policy.check_end(state)
+  if run.budget is not None:
+    processes.say(run.budget.outcome())
   if not tested:  # an earlier process was done
     processes.say(waiting.compiling('the evaluation'))
     tested = _evaluate(run, eval_step, state, gather)
@@ -180,7 +185,15 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
 def _sharding(run: settings.Run) -> update_sharding.UpdateSharding:
   """What of the state each device has."""
   num_shares = update_sharding.num_shares(run.sharded_update, jax.devices())
-  return steps.plan_sharding(run.network, run.optimizer, run.data.image_size, num_shares)
+  of_run = (run.network, run.optimizer, run.data.image_size)
+  return steps.plan_sharding(*of_run, num_shares, _new_secret(run))
+
+
+def _new_secret(run: settings.Run) -> Any:
+  """Of a private run: no part of it follows from the seed, which anybody may know."""
+  if run.budget is None:
+    return ()
+  return secret.as_arrays(agreement.from_main(secret.new))
 
 
 def _first_state(
@@ -203,12 +216,23 @@ def _first_state(
     )
     same_run.require_weights(fresh)
     processes.say(f'Starting from the weights of {run.pretrained}.')
-  return sharding.place(steps.begin(run.optimizer, *fresh))
+  return sharding.place(steps.begin(run.optimizer, *fresh, _new_secret(run)))
 
 
-def _train_batches(run: settings.Run, start: int, workdir: pathlib.Path) -> data.Batches:
-  share = processes.share()
-  return data.train_batches(run.data, start, **share, layout=run.layout, workdir=workdir)
+def _train_batches(
+  run: settings.Run, state: steps.TrainState, workdir: pathlib.Path
+) -> data.Batches:
+  sampling = None
+  if run.budget is not None:
+    sampling = secret.sampling(state.secret, run.budget, run.step.private, jax.device_count())
+  return data.train_batches(
+    run.data,
+    int(state.step),
+    **processes.share(),
+    layout=run.layout,
+    workdir=workdir,
+    sampling=sampling,
+  )
 
 
 def _introduction(

@@ -92,7 +92,8 @@ class NFBlock(hk.Module):
       stride = plan.stride if spec.shortcut == 'strided_conv' else 1
       self.conv_shortcut = _conv(spec, plan.out_channels, 1, stride, name='conv_shortcut')
     # A block begins as the identity: by its skip gain, or by the gains of its last convolution.
-    gain_init = jnp.ones if spec.skip_gain else jnp.zeros
+    self.skip_init = hk.initializers.Constant(spec.skip_gain_init)
+    gain_init = jnp.ones if spec.skip_gain else self.skip_init
     self.conv2 = _conv(spec, plan.out_channels, 1, gain_init=gain_init, name='conv2')
     self.attention = _attention(plan, spec)
     rescale = spec.conventions.stochdepth_rescale
@@ -103,7 +104,7 @@ class NFBlock(hk.Module):
     residual = self.stochastic_depth(self.residual(x), is_training)
     scale = self.alpha
     if self.spec.skip_gain:
-      scale = hk.get_parameter('skip_gain', (), x.dtype, init=jnp.zeros) * scale
+      scale = hk.get_parameter('skip_gain', (), x.dtype, init=self.skip_init) * scale
     return residual * scale + self.shortcut(x)
 
   def residual(self, x: jax.Array) -> jax.Array:

@@ -122,7 +122,9 @@ class ModelSpec:
     two_convs: whether each block has a second 3x3 convolution.
     shortcut: of a transition block, 'average_pool' before its 1x1 convolution, or 'strided_conv':
       in it.
-    skip_gain: whether the branch has a learnt scale that starts at 0; if not, its last gains do.
+    skip_gain: whether the branch has a learnt scale that starts at `skip_gain_init`; if not, its
+      last gains start there.
+    skip_gain_init: 0, so that a block begins as the identity; private training starts at 1.
     attention: 'squeeze_excite', or 'efficient': `nfnets.layers.EfficientChannelAttention`.
     attention_position: 'last' in the branch, or 'before_last_conv'.
     se_ratio: hidden width over input width of squeeze-excite; 0: none.
@@ -156,6 +158,7 @@ class ModelSpec:
   two_convs: bool = True
   shortcut: str = 'average_pool'
   skip_gain: bool = True
+  skip_gain_init: float = 0.0
   attention: str = 'squeeze_excite'
   attention_position: str = 'last'
   se_ratio: float = 0.5
@@ -203,6 +206,7 @@ class ModelSpec:
       ('stochdepth_rate', 0, 1),
       ('se_ratio', 0, math.inf),
       ('alpha', 0, math.inf),
+      ('skip_gain_init', 0, math.inf),
       ('classifier_std', 0, math.inf),
     ):
       if not low <= getattr(self, field) < high:

@@ -8,7 +8,9 @@
 | `dm_nfnet_f0`, `nfnet_l0`, `eca_nfnet_l0`, `nf_resnet50`, `nf_regnet_b0`, ... | timm's |
 | `BN-ResNet-50`..`BN-ResNet-600` | ResNet-v2 with batch normalisation (arXiv 1603.05027) |
 | `BN-SE-ResNeXt-D-50`, `-101`, `-152` | also; NFNet began here (arXiv 2102.06171, section 4) |
+| `BN-F0`..`BN-F7` | the NFNets with batch normalisation (arXiv 2102.06171, table 3) |
 | `EfficientNet-B0`..`EfficientNet-B7` | as published (arXiv 1905.11946) |
+| `WRN-16-4`, `WRN-40-4`, `WRN-28-10` | wide ResNets for private training (arXiv 2204.13650) |
 
 Published networks have names in capitals; timm's names are in lower case and stand for timm's
 functions. `NF-ResNet-50` and `nf_resnet50` are different functions, as are `NF-RegNet-B0` and
@@ -31,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from nfnets import nf_regnet, nf_resnet, nfnet, nfnet_light
-from nfnets.baselines import BaselineSpec, efficientnet, join_state, resnet
+from nfnets.baselines import BaselineSpec, efficientnet, join_state, resnet, wide_resnet
 from nfnets.spec import ModelSpec
 
 AnySpec = ModelSpec | BaselineSpec
@@ -53,13 +55,15 @@ _CLASSES: dict[str, type[hk.Module]] = {
   'NFNetLight': nfnet_light.NFNetLight,
   'BN_ResNet': resnet.ResNet,
   'EfficientNet': efficientnet.EfficientNet,
+  'WideResNet': wide_resnet.WideResNet,
 }
 
 FAMILIES = tuple(_CLASSES)  # what the module of a network is called, unless it is given a name
 
 # Families whose specs are not `ModelSpec`s.
 _BASELINES: dict[str, type[BaselineSpec]] = {
-  spec.FAMILY: spec for spec in (resnet.ResNetSpec, efficientnet.EfficientNetSpec)
+  spec.FAMILY: spec
+  for spec in (resnet.ResNetSpec, efficientnet.EfficientNetSpec, wide_resnet.WideResNetSpec)
 }
 
 _MODELS: dict[str, AnySpec] = {
@@ -69,6 +73,7 @@ _MODELS: dict[str, AnySpec] = {
   **nfnet_light.VARIANTS,
   **{f'BN-{name}': spec for name, spec in resnet.VARIANTS.items()},
   **{f'EfficientNet-{name}': spec for name, spec in efficientnet.VARIANTS.items()},
+  **{f'WRN-{name}': spec for name, spec in wide_resnet.VARIANTS.items()},
 }
 
 
@@ -186,5 +191,5 @@ def _unknown(name: Any) -> str:
 def _origin(name: str) -> str:
   family = _MODELS[name].family
   if family in _BASELINES:
-    return 'with batch normalisation'
+    return 'with normalisation'
   return "timm's" if family == 'NFNetLight' else 'as published'

@@ -17,6 +17,7 @@ ORDER = [
     'nfnets.interruption',
     'nfnets.jpeg_decoder',
     'nfnets.labels',
+    'nfnets.onnx_session',
     'nfnets.picture_files',
     'nfnets.pillow_decoder',
   },
@@ -51,12 +52,20 @@ INSIDE = {
     {'settings'},
     {'sources'},
     {'identity', 'one_example'},
-    {'collate'},
+    {'collate', 'poisson'},
     {'pipeline'},
   ],
   'experiments.training': [
-    {'gradients', 'initial_weights', 'same_run', 'update_sharding', 'work_directory'},
-    {'step_metrics'},
+    {
+      'gradients',
+      'initial_weights',
+      'privacy_budget',
+      'same_run',
+      'update_sharding',
+      'work_directory',
+    },
+    {'secret', 'step_metrics'},
+    {'private_gradients'},
     {'steps'},
     {'checkpoints', 'evaluation', 'nonfinite'},
     {'settings'},
@@ -68,6 +77,7 @@ READERS = {
   'optimizer': 'experiments.training.settings',
   'finetune': 'experiments.training.settings',
   'data': 'experiments.data',
+  'private': 'experiments.training.settings',
 }
 FORBIDDEN_IN_LIBRARY = ('absl', 'ml_collections', 'tensorflow', 'grain', 'experiments', 'configs')
 

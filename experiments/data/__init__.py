@@ -11,6 +11,7 @@ from experiments.data.pipeline import (
   test_batches,
   train_batches,
 )
+from experiments.data.poisson import PoissonSampling
 from experiments.data.settings import (
   DataSettings,
   adopt_normalization,
@@ -26,6 +27,7 @@ __all__ = [
   'DatasetInfo',
   'Identity',
   'ImageLayout',
+  'PoissonSampling',
   'adopt_normalization',
   'adopt_preprocessing',
   'check_test_set',

@@ -16,6 +16,7 @@ from nfnets.preprocessing import Preprocessing
 
 RESIZES = {'exact': images.resize_bicubic, 'opencv': images.resize_opencv}
 _FIRST, _SECOND, _FINISH = range(3)  # the generators of one example
+PADDING = -1  # in the place of an index: no example, only room for one
 
 
 class Draw(NamedTuple):
@@ -162,13 +163,15 @@ class TrainExample:
     second = first if second is None else second
     unreadable = first.unreadable + (second.unreadable if second is not first else ())
     if first.image is None or second.image is None:
-      out[:] = 0  # too many are unreadable: the main process ends the run
+      out[:] = 0  # padding; or too many are unreadable, and the main process ends the run
       return Made(0, 0, 1.0, 0.0, unreadable)
     ratio = self.chain(first.image, second.image, kind, _generator(draw, _FINISH), out)
     return Made(first.label, second.label, ratio, 1.0, unreadable)
 
   def _cropped(self, index: int, rng: np.random.Generator) -> Cropped:
     """An unreadable picture gives way to the next of the source."""
+    if index == PADDING:
+      return Cropped(None, 0, ())
     unreadable = []
     while len(unreadable) < self.max_unreadable:
       try:

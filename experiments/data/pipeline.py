@@ -8,6 +8,8 @@ With `num_workers > 0` the program that calls this must be importable without si
 effects (`if __name__ == '__main__':`), because Grain starts its workers as fresh processes.
 """
 
+import dataclasses
+import functools
 import pathlib
 import re
 import signal
@@ -22,12 +24,14 @@ from ml_collections import ConfigDict
 from experiments.data import collate, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.identity import Identity, identify
+from experiments.data.poisson import PoissonSampling
 from experiments.data.settings import DataSettings
 from experiments.data.unreadable import Limits, Record, Unreadable, UnreadablePictures
 from experiments.runtime.errors import DataError
 from nfnets import interruption
 
 _BATCHES_AHEAD = 2  # made while the device works, in each process
+_MOST_STEPS = 2**31 - 1
 
 
 class DatasetInfo(NamedTuple):
@@ -181,6 +185,7 @@ def train_batches(
   process_count: int = 1,
   layout: ImageLayout = NATURAL_LAYOUT,
   workdir: pathlib.Path | None = None,
+  sampling: PoissonSampling | None = None,
 ) -> Batches:
   """Returns this host's share of the training batches, without end, from a step on.
 
@@ -195,9 +200,12 @@ def train_batches(
     process_count: number of hosts; each takes every process_count-th example.
     layout: of the images, as the train step was built for it.
     workdir: keeps which pictures could not be used, for other hosts and other starts of the run.
+    sampling: draws the examples of each batch by itself, in the place of epochs. An unreadable
+      picture is then left out: the next one in its place would count twice.
 
   Returns:
-    Iterator of Batch with B = global_batch_size / (process_count * num_devices).
+    Iterator of Batch with B = global_batch_size / (process_count * num_devices); with `sampling` of
+    slots * views / (process_count * num_devices).
 
   Raises:
     DataError: the data are not as the configuration says, or the batch does not divide.
@@ -211,24 +219,39 @@ def train_batches(
       'a batch of 1 cannot be mixed within itself: raise --config.global_batch_size, or set '
       '--config.data.mix_pairing=second_image.'
     )
-  dataset = (
-    grain.experimental.ZipMapDataset([
-      _shuffled(len(source), settings.seed),
-      # The pictures to mix with: every one once an epoch as well, in an order of their own.
-      _shuffled(len(source), int(np.random.SeedSequence([settings.seed, 1]).generate_state(1)[0])),
-    ])
-    .seed(settings.seed)
-    .random_map(one_example.draw)
-    .slice(slice(process_index, None, process_count))
-    .batch(host_batch, batch_fn=list)
-    .slice(slice(start_step, None))
-    .map(_make_train_batch(source, settings, num_devices, layout))
-  )  # fmt: skip
+  make_batch = _make_train_batch(source, settings, num_devices, layout)
+  if sampling is None:
+    draws = _epochs(len(source), settings.seed, host_batch, process_index, process_count)
+  else:
+    share = {'num_devices': num_devices, 'process_index': process_index}
+    draws = grain.MapDataset.range(_MOST_STEPS).map(
+      functools.partial(sampling.draws, **share, process_count=process_count)
+    )
+    example = dataclasses.replace(make_batch.example, max_unreadable=1)
+    make_batch = dataclasses.replace(make_batch, example=example)
+  dataset = draws.slice(slice(start_step, None)).map(make_batch)
   limits = Limits(len(source), settings.max_corrupt_fraction, source.labels, source.class_names)
   record = None
   if workdir is not None:
     record = Record(workdir, process_index, process_count, new=start_step == 0)
   return _iterate(dataset, settings, UnreadablePictures(limits, record))
+
+
+def _epochs(
+  size: int, seed: int, host_batch: int, process_index: int, process_count: int
+) -> grain.MapDataset:
+  """The draws of each batch of a host, epoch after epoch."""
+  return (
+    grain.experimental.ZipMapDataset([
+      _shuffled(size, seed),
+      # The pictures to mix with: every one once an epoch as well, in an order of their own.
+      _shuffled(size, int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])),
+    ])
+    .seed(seed)
+    .random_map(one_example.draw)
+    .slice(slice(process_index, None, process_count))
+    .batch(host_batch, batch_fn=list)
+  )  # fmt: skip
 
 
 def _shuffled(size: int, seed: int) -> grain.MapDataset:

@@ -10,6 +10,7 @@ import jax
 from experiments.reporting.recording import MetricWriter
 from experiments.runtime import processes, profiling
 from experiments.runtime.waiting import format_seconds
+from experiments.training.privacy_budget import Budget
 
 _NOTABLE_WAIT = 0.05  # share of the time that the console line mentions
 
@@ -70,8 +71,16 @@ class Progress:
       values |= {'images_per_second': rate, 'seconds_per_step': self._images_per_step / rate}
     return values
 
-  def line(self, step: int, *, loss: float, learning_rate: float) -> str:
+  def line(
+    self, step: int, *, loss: float, learning_rate: float, epsilon: float | None = None
+  ) -> str:
     """Formats the state after `step` updates and begins a new window.
+
+    Args:
+      step: number of updates made.
+      loss: of the last.
+      learning_rate: of the last.
+      epsilon: that a private run has spent.
 
     Returns:
       E.g. 'step 1200/5600  epoch 21.4/100  loss 0.1234  lr 0.0400  1523 images/s  ETA 3m12s'; rate
@@ -91,6 +100,8 @@ class Progress:
       f'{speed} images/s',
       f'ETA {format_seconds(left)}',
     ]
+    if epsilon is not None:
+      parts.append(f'epsilon {epsilon:.3g}')
     if waiting > _NOTABLE_WAIT:
       parts.append(f'{waiting:.0%} waiting for data')
     return '  '.join(parts)
@@ -111,7 +122,11 @@ class StepLog:
     return step % self._every == 0 or step in self._ends
 
   def write(
-    self, step: int, step_metrics: Mapping[str, jax.Array], more: Mapping[str, float] | None = None
+    self,
+    step: int,
+    step_metrics: Mapping[str, jax.Array],
+    more: Mapping[str, float] | None = None,
+    budget: Budget | None = None,
   ) -> None:
     """Records a step as 'train/<name>', with speeds and memory, and prints its line.
 
@@ -120,14 +135,16 @@ class StepLog:
       step_metrics: of the train step, 'loss' and 'learning_rate' among them. To wait for none,
         give those of a step that is finished.
       more: figures beside them.
+      budget: of a private run; what it has spent is recorded as well.
     """
     fetched = jax.device_get(dict(step_metrics))  # all in one go
     values = {name: float(value) for name, value in fetched.items()}
     values |= self._progress.speeds(step) | profiling.device_memory() | (more or {})
+    if budget is not None:
+      values |= {'epsilon': budget.spent(step), 'delta': budget.delta}
     self._writer.write(step, {f'train/{name}': value for name, value in values.items()})
-    processes.say(
-      self._progress.line(step, loss=values['loss'], learning_rate=values['learning_rate'])
-    )
+    shown = ('loss', 'learning_rate', 'epsilon')
+    processes.say(self._progress.line(step, **{k: values[k] for k in shown if k in values}))
 
   def write_test(self, step: int, results: Mapping[str, float]) -> None:
     """Records the figures of an evaluation as 'test/<name>'."""

@@ -52,6 +52,8 @@ def write(
     'class_names': list(info.class_names),
     'config': run.config,
   }
+  if run.budget is not None:
+    summary['privacy'] = run.budget.to_json(run.plan.total_steps)
   title, files = f'{run.model_title} on {data.title}', []
   if processes.is_main():  # what cannot be had again comes first
     files.append(_write_weights(run, workdir, params, network_state, names))
@@ -82,12 +84,16 @@ def _write_weights(
 ) -> Path:
   """Writes the weights, whose file alone labels pictures: `Classifier.from_pretrained` reads it."""
   tree = baselines.join_state(params, network_state)
+  metadata = {}
+  if run.budget is not None:
+    metadata['privacy'] = json.dumps(run.budget.to_json(run.plan.total_steps))
   weights.save(
     workdir / weights.RUN_FILE,
     tree,
     spec=run.spec,
     class_names=names,
     preprocessing=run.data.preprocessing,
+    metadata=metadata,
   )
   return workdir / weights.RUN_FILE
 

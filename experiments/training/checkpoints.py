@@ -132,11 +132,11 @@ class Checkpointer:
       return
     self._pending = step
     try:
-      self._check_room(copy._asdict())
+      self._check_room(_as_dict(copy))
     except Exception as error:  # a full disk, a directory that cannot be seen, ...
       self._give_up(step, error)
       return
-    self._writing = self._thread.submit(self._write, step, copy._asdict())
+    self._writing = self._thread.submit(self._write, step, _as_dict(copy))
 
   def _write(self, step: int, state: dict[str, Any]) -> None:
     """Writes a state that is on the host, in a thread of its own."""
@@ -238,7 +238,7 @@ class Checkpointer:
     old, new = (
       {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape) for path, x in leaves}
       for leaves in map(
-        jax.tree_util.tree_leaves_with_path, (getattr(saved, 'tree', saved), like._asdict())
+        jax.tree_util.tree_leaves_with_path, (getattr(saved, 'tree', saved), _as_dict(like))
       )
     )
     for path in sorted({*old, *new}):
@@ -251,7 +251,7 @@ class Checkpointer:
 
   def _restore_step(self, step: int, like: TrainState) -> TrainState:
     # Numpy arrays stand for the state: how many devices and hosts it came from does not matter.
-    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like._asdict())
+    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _as_dict(like))
     items = ocp.args.Composite(
       state=ocp.args.StandardRestore(target), checksums=ocp.args.JsonRestore()
     )
@@ -311,6 +311,11 @@ def _reason(error: BaseException) -> str:
   text = ' '.join(str(error).split())
   # TensorStore appends where in its own source the error came from.
   return f'{type(error).__name__}: {text.split(" [source locations")[0][:300]}'
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+  """The parts of a state by name; only a private run's has a secret."""
+  return {name: part for name, part in state._asdict().items() if name != 'secret' or part}
 
 
 def _checksums(state: dict[str, Any]) -> dict[str, int]:

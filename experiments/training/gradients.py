@@ -19,6 +19,17 @@ Gradient = Callable[[Any, Any, jax.Array, Batch], tuple[Any, tuple[dict[str, jax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivateSettings:
+  """What the step of a private run needs to know, see `private_gradients`."""
+
+  clipping_norm: float  # of the gradient of an example
+  noise_multiplier: float  # standard deviation of the noise, in clipping norms
+  batch_size: int  # expected, over all devices
+  views: int = 1  # pictures of an example, whose gradients are averaged before clipping
+  microbatch: int = 1  # examples whose gradients a device has at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StepSettings:
   """What a train step needs to know beside the network and the optimiser."""
 
@@ -37,6 +48,7 @@ class StepSettings:
   remat: tuple[int, ...] = ()  # stages that the gradient computes again instead of keeping them
   stem_space_to_depth: str = 'auto'  # 'on' or 'off', as in `nfnets.execution.strategy`
   image_block: int = 1  # of the batch's ImageLayout
+  private: PrivateSettings | None = None  # None: an ordinary run
 
 
 def cross_entropy(
@@ -147,7 +159,7 @@ def cast(tree: Any, dtype: jnp.dtype) -> Any:
 
 def _make_plain_gradient(network: hk.TransformedWithState, settings: StepSettings) -> Gradient:
   """The gradient function without slices and SAM."""
-  gradient = jax.grad(_make_loss(network, settings), has_aux=True)
+  gradient = jax.grad(make_loss(network, settings), has_aux=True)
   compute_dtype = jnp.dtype(settings.compute_dtype)
   if compute_dtype == jnp.float32:
     return gradient
@@ -161,8 +173,10 @@ def _make_plain_gradient(network: hk.TransformedWithState, settings: StepSetting
   return rounded_gradient
 
 
-def _make_loss(network: hk.TransformedWithState, settings: StepSettings):
-  """(params, network_state, key, batch [B, ...]) -> (loss, (metrics, network_state)).
+def make_loss(
+  network: hk.TransformedWithState, settings: StepSettings
+) -> Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]:
+  """Returns (params, network_state, key, batch [B, ...]) -> (loss, (metrics, network_state)).
 
   The parameters are of the compute dtype.
   """

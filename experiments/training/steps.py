@@ -25,6 +25,7 @@ from experiments.training.gradients import (
   make_ascent,
   make_gradient,
 )
+from experiments.training.private_gradients import make_private_gradient
 from experiments.training.update_sharding import AXIS, UpdateSharding
 from nfnets import optim
 
@@ -44,6 +45,7 @@ class TrainState(NamedTuple):
   opt_state: Any
   ema_params: Any
   ema_network_state: Any
+  secret: Any = ()  # of a private run, from which its noise and its draws follow; else empty
 
 
 def init_network(network: hk.TransformedWithState, seed: int, image_size: int) -> tuple[Any, Any]:
@@ -71,18 +73,21 @@ def plan_sharding(
   optimizer: optax.GradientTransformation,
   image_size: int,
   num_shares: int,
+  secret: Any = (),
 ) -> UpdateSharding:
   """Decides which arrays of the state each device owns; see `update_sharding.plan`."""
   params, network_state = jax.eval_shape(lambda: init_network(network, 0, image_size))
-  start = functools.partial(begin, optimizer)
+  start = functools.partial(begin, optimizer, secret=secret)
   return update_sharding.plan(start, params, network_state, num_shares=num_shares)
 
 
-def begin(optimizer: optax.GradientTransformation, params: Any, network_state: Any) -> TrainState:
-  """Returns the state before the first step from these weights, whole."""
+def begin(
+  optimizer: optax.GradientTransformation, params: Any, network_state: Any, secret: Any = ()
+) -> TrainState:
+  """Returns the whole state before the first step from these weights; `secret`: if private."""
 
   @jax.jit
-  def make(params, network_state):
+  def make(params, network_state, secret):
     # The averages start as copies: donated buffers must not appear twice in the state.
     return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -91,9 +96,10 @@ def begin(optimizer: optax.GradientTransformation, params: Any, network_state: A
       opt_state=optimizer.init(params),
       ema_params=jax.tree.map(jnp.copy, params),
       ema_network_state=jax.tree.map(jnp.copy, network_state),
+      secret=secret,
     )
 
-  return make(params, network_state)
+  return make(params, network_state, secret)
 
 
 def with_weights(state: TrainState, params: Any, network_state: Any) -> TrainState:
@@ -128,20 +134,14 @@ def make_train_step(
   host need not wait to know.
 
   The state is donated. Metrics are float32 scalars averaged over the whole batch: those of
-  `gradients.make_gradient`, 'learning_rate', 'gradient_norm', 'nonfinite' (1 if the step was left
-  out), 'weight_norm/<parameter group>' and, with clipping, `step_metrics.clipped_shares`.
+  `gradients.make_gradient` (of a private run, those of `private_gradients`), 'learning_rate',
+  'gradient_norm', 'nonfinite' (1 if the step was left out), 'weight_norm/<parameter group>' and,
+  with clipping, `step_metrics.clipped_shares`.
   """
-  gradient = make_gradient(network, settings)
-  # SAM climbs from the parameters as they are; else half of them is sent around in half precision.
-  gathered_dtype = None if settings.sam_rho else jnp.dtype(settings.compute_dtype)
+  gradient = _make_mean_gradient(network, settings, sharding)
 
   def step(state: TrainState, batch: Batch, halted: jax.Array):
-    key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-    key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    params = sharding.gather(state.params, gathered_dtype)
-    grads, (metrics, network_state) = gradient(params, state.network_state, key, batch)
-    grads, metrics = sharding.mean(grads), lax.pmean(metrics, AXIS)
-    network_state = _mean_state(network_state)
+    grads, metrics, network_state = gradient(state, batch)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -158,7 +158,7 @@ def make_train_step(
         for old_tree, new_tree in ((state.params, params), (state.ema_params, ema_params))
       )
     new_state = TrainState(
-      state.step + 1, params, network_state, opt_state, ema_params, ema_network_state
+      state.step + 1, params, network_state, opt_state, ema_params, ema_network_state, state.secret
     )
 
     metrics['learning_rate'] = settings.schedule(state.step)
@@ -170,7 +170,9 @@ def make_train_step(
     # A step that broke leaves everything but the counters as it was: it can be inspected, or
     # skipped. The selection joins the loops that compute the update: no time on a TPU, and 3 % of
     # F0's step on a CPU, which copies what it reads and donates.
-    finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+    finite = jnp.isfinite(metrics['gradient_norm'])
+    if settings.private is None:  # whose noisy gradient alone may decide anything
+      finite &= jnp.isfinite(metrics['loss'])
     moves = finite & (halted == 0)
     metrics['nonfinite'] = 1.0 - moves.astype(jnp.float32)
     return tuple(jax.tree.leaves(_select(moves, new_state, state))), metrics
@@ -184,6 +186,37 @@ def make_train_step(
     devices=devices,
   )
   return TrainStep(mapped)
+
+
+def _make_mean_gradient(
+  network: hk.TransformedWithState, settings: StepSettings, sharding: UpdateSharding
+) -> Callable[[TrainState, Batch], tuple[Any, dict[str, jax.Array], Any]]:
+  """(state, batch [B, ...]) -> (gradients, metrics, network_state), of all devices.
+
+  Of the gradients a device has what it owns.
+  """
+  # SAM climbs from the parameters as they are; else half of them is sent around in half precision.
+  gathered_dtype = None if settings.sam_rho else jnp.dtype(settings.compute_dtype)
+  if settings.private is not None:
+    private = make_private_gradient(network, settings, AXIS)
+
+    def private_gradient(state: TrainState, batch: Batch):
+      params = sharding.gather(state.params, gathered_dtype)
+      of_state = (params, state.network_state, state.step, state.secret)
+      grads, metrics = private(*of_state, batch)
+      return sharding.take(grads), metrics, state.network_state
+
+    return private_gradient
+  gradient = make_gradient(network, settings)
+
+  def mean_gradient(state: TrainState, batch: Batch):
+    key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+    key = jax.random.fold_in(key, lax.axis_index(AXIS))
+    params = sharding.gather(state.params, gathered_dtype)
+    grads, (metrics, network_state) = gradient(params, state.network_state, key, batch)
+    return sharding.mean(grads), lax.pmean(metrics, AXIS), _mean_state(network_state)
+
+  return mean_gradient
 
 
 class TrainStep:

@@ -96,6 +96,20 @@ class UpdateSharding:
 
     return jax.tree.map(mean, grads, self.own.params)
 
+  def take(self, grads: Any) -> Any:
+    """Returns what this device owns of gradients that all devices have whole."""
+    if self.is_whole:
+      return grads
+
+    def take(x: jax.Array, own: Any) -> jax.Array:
+      if x.shape == own.shape:
+        return x
+      width = own.shape[-1]
+      x = _padded(x, width * self.num_shares)
+      return lax.dynamic_slice_in_dim(x, lax.axis_index(AXIS) * width, width, axis=-1)
+
+    return jax.tree.map(take, grads, self.own.params)
+
   def gather(self, params: Any, dtype: Any = None) -> Any:
     """Puts together parameters, or averages of them, that the devices own.
 

@@ -1,9 +1,10 @@
-"""The batch-normalised networks that the papers on normalizer-free networks use as baselines."""
+"""The normalised networks that the papers on normalizer-free networks use as baselines."""
 
 from nfnets.baselines.common import BaselineSpec, join_state, split_state
 from nfnets.baselines.efficientnet import EfficientNet, EfficientNetSpec
 from nfnets.baselines.folding import fold
 from nfnets.baselines.resnet import ResNet, ResNetSpec
+from nfnets.baselines.wide_resnet import WideResNet, WideResNetSpec
 
 __all__ = [
   'BaselineSpec',
@@ -11,6 +12,8 @@ __all__ = [
   'EfficientNetSpec',
   'ResNet',
   'ResNetSpec',
+  'WideResNet',
+  'WideResNetSpec',
   'fold',
   'join_state',
   'split_state',

@@ -27,6 +27,7 @@ class BaselineSpec:
   FAMILY: ClassVar[str]  # module name of the network
   NORM_DECAY: ClassVar[float]  # of the running statistics
   NORM_EPS: ClassVar[float]  # added to the variance
+  MIXES_EXAMPLES: ClassVar[bool] = True  # whether a batch is normalised as a whole
 
   family: str = ''  # FAMILY, so that a stored spec says what it is of
   activation: str = 'relu'  # a name in nfnets.activations.ACTIVATIONS; not scaled here

@@ -1,4 +1,4 @@
-"""ResNets with batch normalisation: ResNet-v2 and SE-ResNeXt-D.
+"""ResNets with batch normalisation: ResNet-v2, SE-ResNeXt-D and the twins of the NFNets.
 
 ResNet-v2 (pre-activation, arXiv 1603.05027) has the depths and widths of the NF-ResNets of
 [SigProp] (arXiv 2101.08692), for which it is the baseline. SE-ResNeXt-D, from which [NFNet] starts
@@ -6,6 +6,10 @@ ResNet-v2 (pre-activation, arXiv 1603.05027) has the depths and widths of the NF
 3x3 convolutions (ResNeXt, arXiv 1611.05431), and the stem of three 3x3 convolutions and the average
 pooled shortcut of ResNet-D (arXiv 1812.01187); GELU, group width 128 and squeeze-excite ratio 0.5
 are [NFNet]'s. The stride is in the 3x3 convolution.
+
+BN-F0 to BN-F7 are the NFNets F0 to F7 with batch normalisation: their depths, widths and stem,
+their second 3x3 convolution and their final 1x1 convolution, but plain convolutions, each behind a
+normalisation, and no alpha, beta, gamma or skip gain. [NFNet] table 3 times such networks.
 """
 
 import dataclasses
@@ -15,10 +19,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets import activations, nf_resnet
+from nfnets import activations, nf_resnet, nfnet
 from nfnets.baselines.common import Baseline, BaselineSpec, Conv2D, find_variant, make_norm
 from nfnets.layers import SqueezeExcite, StochasticDepth
-from nfnets.spec import StemConv, check_choice
+from nfnets.spec import ModelSpec, StemConv, check_choice
 
 _SHORTCUTS = ('strided_conv', 'average_pool')
 
@@ -40,6 +44,8 @@ class ResNetSpec(BaselineSpec):
   shortcut: str = 'strided_conv'  # 1x1, or 'average_pool' before an unstrided one
   stem: tuple[StemConv, ...] = ((7, 2, 64),)  # kernel size, stride, output channels
   stem_pool: bool = True  # a 3x3/2 max pool after the stem's convolutions
+  two_convs: bool = False  # a second 3x3 convolution in each block
+  head_channels: int = 0  # of a 1x1 convolution before the last normalisation; 0: none
 
   def __post_init__(self):
     """Checks that a network can be built."""
@@ -59,14 +65,40 @@ class ResNetSpec(BaselineSpec):
         )
 
   def conv_before(self, norm: str) -> str | None:
-    """A block's first and the network's last normalisation follow a sum (or the stem's pooling)."""
+    """A block's first normalisation follows a sum (or the stem's pooling), as may the last."""
     if norm.startswith('stem_norm'):
       return norm.replace('norm', 'conv')
-    return {'norm1': 'conv0', 'norm2': 'conv1'}.get(norm)
+    if norm == 'final_norm':
+      return 'final_conv' if self.head_channels else None
+    before_last = 'conv1b' if self.two_convs else 'conv1'
+    return {'norm1': 'conv0', 'norm1b': 'conv1', 'norm2': before_last}.get(norm)
 
   def bottleneck_width(self, width: int) -> int:
     """Channels inside a block of `width` output channels."""
     return int(width * self.expansion)
+
+
+def _twin(spec: ModelSpec) -> ResNetSpec:
+  """The batch-normalised twin of an NFNet, with its recipe."""
+  return ResNetSpec(
+    depth=spec.depth,
+    width=spec.width,
+    stride=spec.stride,
+    expansion=spec.expansion[0],
+    group_width=spec.group_width[0],
+    se_ratio=spec.se_ratio,
+    shortcut=spec.shortcut,
+    stem=spec.stem,
+    stem_pool=spec.stem_pool,
+    two_convs=spec.two_convs,
+    head_channels=spec.final_channels,
+    activation=spec.activation,
+    drop_rate=spec.drop_rate,
+    stochdepth_rate=spec.stochdepth_rate,
+    train_size=spec.train_size,
+    test_size=spec.test_size,
+    augment_magnitude=spec.augment_magnitude,
+  )
 
 
 VARIANTS: dict[str, ResNetSpec] = {
@@ -83,6 +115,7 @@ VARIANTS: dict[str, ResNetSpec] = {
     )
     for n in (50, 101, 152)
   },
+  **{name: _twin(spec) for name, spec in nfnet.VARIANTS.items() if not name.endswith('+')},
 }
 
 
@@ -106,10 +139,12 @@ class Block(hk.Module):
     self.activation = activations.get(spec.activation).function
     width = spec.bottleneck_width(out_channels)
     groups = width // (spec.group_width or width)
-    self.norms = [make_norm(spec, f'norm{i}', cross_replica_axis) for i in range(3)]
+    middle = [('conv1', stride), *([('conv1b', 1)] if spec.two_convs else [])]
+    norms = ['norm0', 'norm1', *(['norm1b'] if spec.two_convs else []), 'norm2']
+    self.norms = [make_norm(spec, norm, cross_replica_axis) for norm in norms]
     self.convs = [
       Conv2D(width, 1, name='conv0'),
-      Conv2D(width, 3, stride, groups, name='conv1'),
+      *(Conv2D(width, 3, conv_stride, groups, name=conv) for conv, conv_stride in middle),
       # The branch starts at zero (the usual zero-initialised scale of the last normalisation has no
       # gradient where a relu at 0 follows it, as here).
       Conv2D(out_channels, 1, w_init=jnp.zeros, name='conv2'),
@@ -206,6 +241,9 @@ class ResNet(Baseline):
       make_norm(spec, f'stem_norm{i}', cross_replica_axis) for i in range(len(spec.stem) - 1)
     ]
     self.stages = _make_stages(spec, cross_replica_axis)
+    self.final_conv = None
+    if spec.head_channels:
+      self.final_conv = Conv2D(spec.head_channels, 1, name='final_conv')
     self.final_norm = make_norm(spec, 'final_norm', cross_replica_axis)
 
   def stem(self, images: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
@@ -221,7 +259,7 @@ class ResNet(Baseline):
     """Returns the maps of the stem and of each stage, without the head.
 
     Returns:
-      {'stem', 'stage0', 'stage1', ...}: [N, h, w, C], before the next normalisation.
+      {'stem', 'stage0', 'stage1', ...}: [N, h, w, C], before what follows.
     """
     maps = {'stem': self.stem(images, is_training, test_local_stats)}
     x = maps['stem']
@@ -232,5 +270,6 @@ class ResNet(Baseline):
     return maps
 
   def finish(self, x: jax.Array, is_training: bool, test_local_stats: bool) -> jax.Array:
-    """Normalises and activates the last stage's map."""
+    """Convolves the last stage's map, if the spec says so, normalises and activates it."""
+    x = x if self.final_conv is None else self.final_conv(x)
     return self.activation(self.final_norm(x, is_training, test_local_stats))

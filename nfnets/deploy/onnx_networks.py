@@ -149,6 +149,8 @@ class _ResNet(_Network):
         path = f'{self.root}/block' + (f'_{number}' if number else '')
         x = self.block(x, path, width, stride if i == 0 else 1)
         number += 1
+    if spec.head_channels:
+      return self.act(self.normalized_conv(x, f'{self.root}/final_conv', f'{self.root}/final_norm'))
     return self.act(self.norm(x, f'{self.root}/final_norm'))
 
   def normalized_conv(self, x: Map, conv: str, norm: str, stride: int = 1) -> Map:
@@ -169,7 +171,11 @@ class _ResNet(_Network):
       conv_stride = stride if self.spec.shortcut == 'strided_conv' else 1
       shortcut = self.conv(seen, f'{path}/~/conv_shortcut', conv_stride)
     out = self.normalized_conv(entered, f'{path}/~/conv0', f'{path}/~/norm1')
-    out = self.normalized_conv(self.act(out), f'{path}/~/conv1', f'{path}/~/norm2', stride)
+    last, two_convs = f'{path}/~/norm2', self.spec.two_convs
+    norm = f'{path}/~/norm1b' if two_convs else last
+    out = self.normalized_conv(self.act(out), f'{path}/~/conv1', norm, stride)
+    if two_convs:
+      out = self.normalized_conv(self.act(out), f'{path}/~/conv1b', last)
     out = self.conv(self.act(out), f'{path}/~/conv2')
     if self.spec.se_ratio:
       out = self.squeeze_excite(out, path, 'relu')

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets import baselines, installation, interruption, weights, zoo
+from nfnets import baselines, installation, interruption, onnx_session, weights, zoo
 from nfnets.deploy import onnx_file
 from nfnets.deploy.folding import Params
 
 RUNTIMES = ('jax', 'onnx')
 _PACKAGES = ('onnx', 'onnxruntime')
-_FATAL = 4  # the severity from which ONNX Runtime writes to the terminal
 
 
 class Runtime(Protocol):
@@ -90,22 +89,16 @@ class OnnxRuntime:
       spec: what they belong to.
       size: height and width of the images, in pixels.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL
-    providers = ['CPUExecutionProvider']
     with interruption.temporary_folder() as folder:  # a file may be above the 2 GB of a message
       path = pathlib.Path(folder) / 'network.onnx'
       onnx_file.export_onnx(path, params, spec, size=size, pool=True)
-      self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+      self._session = onnx_session.OnnxSession(path)
 
   def __call__(
     self, images: np.ndarray, names: Sequence[str], pad_to: int
   ) -> dict[str, np.ndarray]:
     """Computes; see `Runtime`."""
-    outputs = self._session.run(list(names), {'images': images})
-    return dict(zip(names, outputs, strict=True))
+    return dict(zip(names, self._session(images, names), strict=True))
 
 
 class XlaRuntime:

@@ -1,4 +1,4 @@
-"""What a measurement ran on. Standard library only."""
+"""What a measurement ran on."""
 
 import os
 import pathlib
@@ -7,6 +7,8 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from nfnets.onnx_session import usable_cores
 
 # Variables that change speed; those that are set are noted.
 _VARIABLES = (
@@ -36,13 +38,6 @@ def processor() -> str:
     text = ''
   found = re.search(r'^model name\s*: (.*)$', text, re.MULTILINE)
   return found[1] if found else platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-  """The cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def _memory() -> int | None:

@@ -1,4 +1,4 @@
-"""Times our ONNX file in runtimes for serving. Needs neither JAX nor this library."""
+"""Times our ONNX file in runtimes for serving. Needs no JAX."""
 
 import importlib
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nfnets import onnx_session
 from scripts.benchmarking import serving
 
 # Contestant -> the package that it needs.
@@ -56,12 +57,8 @@ def _threads() -> int:
 
 
 def _onnx_runtime(file: str, images: np.ndarray) -> Callable[[], np.ndarray]:
-  import onnxruntime
-
-  options = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = _threads()
-  session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
-  return lambda: session.run(None, {'images': images})[0]
+  session = onnx_session.OnnxSession(file, _threads())
+  return lambda: session(images, ['logits'])[0]
 
 
 def _openvino(file: str, images: np.ndarray) -> Callable[[], np.ndarray]:

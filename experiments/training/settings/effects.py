@@ -56,9 +56,14 @@ _EFFECTS = (
   _Effect('data.augment', ('data.published_quirks',), ('randaugment', 'autoaugment')),
   _Effect('data.eval_mode', ('data.eval_crop_share',), ('center', 'squash')),
   _Effect('optimizer.name', ('optimizer.momentum',), ('sgd',)),
+  _Effect('optimizer.schedule', ('optimizer.final_learning_rate',), ('cosine',)),
   _Effect('optimizer.name', ('optimizer.adam_b1', 'optimizer.adam_b2'), ('adamw',)),
   _Effect('optimizer.clipping', ('optimizer.clipping_eps',), but=(0,)),
   _Effect('optimizer.sam_rho', ('optimizer.sam_ascent_share', 'optimizer.sam_timing'), but=(0,)),
+  _Effect('private.epsilon', (
+    'private.delta', 'private.clipping_norm', 'private.noise_multiplier',
+    'private.augmentation_multiplicity', 'private.microbatch',
+  ), but=(None,)),
   _Effect('model.pretrained', ('finetune.new_head',), but=('',)),
   _Effect('finetune.linear_probe', (
     *_AUGMENTATION, *_LONG_RUNS, 'finetune.frozen', 'finetune.learning_rate_multipliers',

@@ -13,12 +13,19 @@ from experiments.runtime import profiling
 from experiments.runtime import ranges as field_ranges
 from experiments.runtime.errors import ConfigError
 from experiments.training import initial_weights
-from experiments.training.settings import by_size
+from experiments.training.settings import by_size, private
 from experiments.training.settings.ranges import FIELDS
 from nfnets import ModelSpec, list_models, optim, zoo
 
 # What a recipe may choose for weights that were trained otherwise.
-_FREE_FIELDS = ('drop_rate', 'stochdepth_rate', 'train_size', 'test_size', 'augment_magnitude')
+_FREE_FIELDS = (
+  'drop_rate',
+  'stochdepth_rate',
+  'skip_gain_init',
+  'train_size',
+  'test_size',
+  'augment_magnitude',
+)
 
 
 def resolve(config: ConfigDict, num_train: int | None = None) -> ConfigDict:
@@ -60,6 +67,7 @@ def resolve(config: ConfigDict, num_train: int | None = None) -> ConfigDict:
   _check_sharing(config)
   _check_stages(config.model, spec)
   _check_finetuning(config.finetune, bool(config.model.pretrained), spec)
+  private.check(config, spec)
   return config
 
 
@@ -80,10 +88,13 @@ def model_spec(model: ConfigDict) -> zoo.AnySpec:
   """
   changes = {
     field: model[field]
-    for field in ('drop_rate', 'stochdepth_rate', 'activation')
+    for field in ('drop_rate', 'stochdepth_rate', 'activation', 'skip_gain_init')
     if model[field] is not None
   }
-  return _named_spec(model).replace(**changes)
+  try:
+    return _named_spec(model).replace(**changes)
+  except ValueError as error:
+    raise ConfigError(f'--config.model: {error}') from None
 
 
 def _named_spec(model: ConfigDict) -> zoo.AnySpec:

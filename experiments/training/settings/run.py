@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from experiments import data
 from experiments.data import NATURAL_LAYOUT, DatasetInfo, DataSettings, ImageLayout
 from experiments.runtime.errors import ConfigError
-from experiments.training.gradients import StepSettings
-from experiments.training.settings import by_size, fields
+from experiments.training.gradients import PrivateSettings, StepSettings
+from experiments.training.privacy_budget import Budget
+from experiments.training.settings import by_size, fields, private
 from nfnets import ModelSpec, create_model, optim, zoo
 from nfnets.backbone import stem_block
 
@@ -58,6 +59,7 @@ class Run:
     data: what decides the batches.
     layout: of the images in a training batch.
     plan: how long it is.
+    budget: of a private run, else None.
     optimizer: the chain of the updates.
     step: what the train step needs beside network and optimiser.
     sam_timing: whether to measure what SAM adds to a step.
@@ -77,6 +79,7 @@ class Run:
   data: DataSettings
   layout: ImageLayout
   plan: Plan
+  budget: Budget | None
   optimizer: optax.GradientTransformation
   step: StepSettings
   sam_timing: bool
@@ -118,12 +121,16 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
   num_classes = _num_classes(config.model.num_classes, info.num_classes)
   plan = _make_plan(config.num_epochs, info.num_train, config.global_batch_size)
   by_size.warn_of_few_updates(config, info.num_train, plan.total_steps)
+  with config.unlocked():
+    budget = private.make_budget(config, info, plan.total_steps)
   spec = fields.model_spec(config.model)
   probing = config.finetune.linear_probe
   layout = NATURAL_LAYOUT  # of the features that a linear probe is given
   if not probing:
     layout = _image_layout(config, spec, settings, backend or jax.default_backend())
   schedule = _make_schedule(config, plan)
+  if budget is not None:  # its noise may not allow all steps
+    plan = dataclasses.replace(plan, total_steps=budget.steps)
   return Run(
     config=config.to_dict(),
     left_open=left_open,
@@ -135,8 +142,9 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
     data=settings,
     layout=layout,
     plan=plan,
+    budget=budget,
     optimizer=_make_optimizer(config, schedule),
-    step=_step_settings(config, spec, schedule, layout),
+    step=_step_settings(config, spec, schedule, layout, private.step_settings(config, budget)),
     sam_timing=config.optimizer.sam_timing,
     sharded_update=config.optimizer.sharded_update,
     pretrained=config.model.pretrained,
@@ -235,7 +243,7 @@ def _image_layout(
 def _make_schedule(config: ConfigDict, plan: Plan) -> optax.Schedule:
   chosen = config.optimizer
   peak = chosen.learning_rate * config.global_batch_size / 256
-  if chosen.final_learning_rate > peak:
+  if chosen.schedule == 'cosine' and chosen.final_learning_rate > peak:
     raise ConfigError(
       f'--config.optimizer.final_learning_rate is {chosen.final_learning_rate}, above the highest '
       f'rate {peak:g}, which is --config.optimizer.learning_rate={chosen.learning_rate} for each '
@@ -252,7 +260,7 @@ def _make_schedule(config: ConfigDict, plan: Plan) -> optax.Schedule:
     peak=peak,
     warmup_steps=min(chosen.warmup_epochs * plan.steps_per_epoch, 0.5 * plan.total_steps),
     total_steps=plan.total_steps,
-    floor=chosen.final_learning_rate,
+    floor=peak if chosen.schedule == 'constant' else chosen.final_learning_rate,
   )
 
 
@@ -277,7 +285,11 @@ def _make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradi
 
 
 def _step_settings(
-  config: ConfigDict, spec: zoo.AnySpec, schedule: optax.Schedule, layout: ImageLayout
+  config: ConfigDict,
+  spec: zoo.AnySpec,
+  schedule: optax.Schedule,
+  layout: ImageLayout,
+  of_private: PrivateSettings | None,
 ) -> StepSettings:
   return StepSettings(
     schedule=schedule,
@@ -295,4 +307,5 @@ def _step_settings(
     remat=tuple(config.model.remat),
     stem_space_to_depth=config.model.stem_space_to_depth,
     image_block=layout.block,
+    private=of_private,
   )

@@ -28,6 +28,8 @@ WITH_EVERYTHING = TINY.replace(
   stem_pool=True,
   depth=(1, 1),
   activation='gelu',
+  two_convs=True,
+  head_channels=48,
 )
 
 
@@ -90,6 +92,32 @@ def test_parameter_counts_of_se_resnext_d(n):
     total += d * inner + (2 * i + i * m + i * c) + (d - 1) * (2 * c + c * m)
     i = c
   assert count(shapes_of(f'BN-SE-ResNeXt-D-{n}')[0]) == total
+
+
+@pytest.mark.parametrize('n', range(8))
+def test_parameter_counts_of_the_nfnets_twins(n):
+  stem = 27 * 16 + 2 * 16 + 9 * 16 * 32 + 2 * 32 + 9 * 32 * 64 + 2 * 64 + 9 * 64 * 128
+  total = stem + 1536 * 3072 + 2 * 3072 + 3072 * 1000 + 1000
+  i = 128
+  for c, blocks in zip((256, 512, 1536, 1536), (1, 2, 6, 3), strict=True):
+    d, m = blocks * (n + 1), c // 2
+    attention = 2 * c * m + m + c
+    inner = 3 * 2 * m + 2 * 9 * 128 * m + m * c + attention
+    total += d * inner + (2 * i + i * m + i * c) + (d - 1) * (2 * c + c * m)
+    i = c
+  params, _ = shapes_of(f'BN-F{n}')
+  assert count(params) == total
+  assert zoo.get_spec(f'BN-F{n}').test_size == zoo.get_spec(f'F{n}').test_size
+
+
+def test_a_twin_differs_from_its_nfnet_by_what_replaces_normalisation():
+  network = hk.transform(lambda x: zoo.create_model('F0')(x, is_training=False))
+  free = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), 'f4'))
+
+  def kernels(tree):  # of convolutions and linear layers
+    return sorted(entries['w'].shape for entries in tree.values() if 'w' in entries)
+
+  assert kernels(shapes_of('BN-F0')[0]) == kernels(free)
 
 
 @pytest.mark.parametrize('spec', [TINY, WITH_EVERYTHING], ids=['v2', 'everything'])

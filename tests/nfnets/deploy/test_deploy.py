@@ -34,6 +34,9 @@ BASELINES = {
   'SE-ResNeXt-D': zoo.get_spec('BN-SE-ResNeXt-D-50').replace(
     width=(16, 32), depth=(2, 1), stride=(1, 2), group_width=4, stem=((3, 2, 8), (3, 1, 8))
   ),
+  'BN-F0': zoo.get_spec('BN-F0').replace(
+    width=(16, 32), depth=(2, 1), stride=(1, 2), group_width=4, head_channels=40, stem=((3, 2, 8),)
+  ),
   'EfficientNet': zoo.get_spec('EfficientNet-B0').replace(
     stages=((1, 3, 1, 8, 1), (6, 5, 2, 16, 2)), stem_channels=8, head_channels=32
   ),
@@ -143,7 +146,14 @@ def test_batch_normalisation_folds_into_convolutions(baseline, tmp_path):
   assert not any('state/' in module or 'batch_norm' in module for module in folded)
   # Only what follows a sum keeps a scale.
   scaled = {m.split('/')[-1] for m, entries in folded.items() if 'scale' in entries}
-  assert scaled == (set() if spec.family == 'EfficientNet' else {'norm0', 'final_norm'})
+  follows_sum = {
+    'ResNet-v2': {'norm0', 'final_norm'},
+    'SE-ResNeXt-D': {'norm0', 'final_norm'},
+    'BN-F0': {'norm0'},
+    'EfficientNet': set(),
+  }
+  kind = next(name for name, baseline_spec in BASELINES.items() if baseline_spec == spec)
+  assert scaled == follows_sum[kind]
   with pytest.raises(ValueError, match='already folded'):
     deploy.fold(folded, folded_spec)
   weights.save(tmp_path / 'w.safetensors', folded, spec=folded_spec.to_dict())

@@ -38,6 +38,14 @@ SPECS = {
   'BN-SE-ResNeXt-D': zoo.get_spec('BN-SE-ResNeXt-D-50').replace(
     width=(32, 64), depth=(1, 2), stride=(1, 2), group_width=8, stem=((3, 2, 8), (3, 1, 16))
   ),
+  'BN-F0': zoo.get_spec('BN-F0').replace(
+    width=(32, 64),
+    depth=(1, 2),
+    stride=(1, 2),
+    group_width=8,
+    head_channels=40,
+    stem=((3, 2, 8), (3, 2, 16)),
+  ),
   'EfficientNet': EfficientNetSpec(stages=((1, 3, 1, 16, 1), (6, 5, 2, 24, 2))),
 }
 
