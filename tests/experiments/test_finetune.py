@@ -25,6 +25,7 @@ def tuned(make_config, tmp_path_factory):
     frozen=('NFNet/~/stem_conv*',), learning_rate_multipliers={'NFNet/~/nf_block/~/conv0': 0.0}
   )
   config.profile = '2:3'
+  config.optimizer.sam_timing = True
   train.train(config, workdir)
   return workdir
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -51,6 +52,43 @@ def test_a_full_disk_may_also_let_the_run_go_on(tmp_path, state_on_device, monke
       fill_disk(patch)
       checkpointer.save(state_on_device)
     checkpointer.save(state_on_device)  # there is room again
+  assert (tmp_path / 'checkpoints/5').exists()
+
+
+def test_the_loop_does_not_wait_for_checksums(tmp_path, state_on_device, monkeypatch):
+  may_go_on, threads = threading.Event(), []
+  original = checkpoints._checksums
+
+  def checksums(state):
+    threads.append(threading.current_thread())
+    assert may_go_on.wait(60)
+    return original(state)
+
+  with checkpoints.Checkpointer(tmp_path, keep=2) as checkpointer:
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoints, '_checksums', checksums)
+      checkpointer.save(state_on_device)  # it returns, or the wait above ends with a failure
+      state_on_device.params['m']['w'].delete()  # the next step may have the buffer
+      may_go_on.set()
+      checkpointer.wait()
+    assert checkpointer.restore(state_on_device).step == 5
+  assert threads
+  assert threading.main_thread() not in threads
+
+
+def test_what_fails_in_the_writing_thread_is_told_by_the_next_call(
+  tmp_path, state_on_device, monkeypatch
+):
+  def fail(state):
+    raise OSError('the disk is gone')
+
+  with checkpoints.Checkpointer(tmp_path, keep=2) as checkpointer:
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoints, '_checksums', fail)
+      checkpointer.save(state_on_device)
+      with pytest.raises(CheckpointError, match=r'step 5 could not be .*the disk is gone'):
+        checkpointer.wait()
+    checkpointer.save(state_on_device)
   assert (tmp_path / 'checkpoints/5').exists()
 
 

@@ -211,6 +211,31 @@ def test_what_is_shared_out_by_hand(shape, num_shares, own):
   assert sharding.own.ema_params['m']['w'].shape == own
 
 
+class Slow:
+  """An array whose copy to the host takes time: what happens to it is recorded."""
+
+  shape = (2,)
+
+  def __init__(self, name, events):
+    self.name, self.events = name, events
+
+  def addressable_data(self, index):
+    return self
+
+  def copy_to_host_async(self):
+    self.events.append(f'start {self.name}')
+
+  def __array__(self, dtype=None, copy=None):
+    self.events.append(f'wait for {self.name}')
+    return np.zeros(2, np.float32)
+
+
+def test_all_copies_are_started_before_one_is_waited_for():
+  events = []
+  update_sharding.REPLICATED.fetch({'a': Slow('a', events), 'b': Slow('b', events)})
+  assert events == ['start a', 'start b', 'wait for a', 'wait for b']
+
+
 def test_auto_is_for_several_accelerators():
   (cpu, *_), tpus = jax.devices('cpu'), [types.SimpleNamespace(platform='tpu')] * 8
   assert update_sharding.num_shares('auto', [cpu] * 4) == 1
