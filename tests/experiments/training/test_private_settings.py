@@ -53,7 +53,10 @@ def test_a_given_noise_ends_the_run_when_epsilon_is_spent(config):
     ({'optimizer.sam_rho': 0.05}, 'SAM climbs along a gradient without noise'),
     ({'accumulation_steps': 2}, 'microbatches in the place of slices'),
     ({'global_batch_size': 1500}, 'draws a batch from the 1437 training pictures'),
-    ({'private.noise_multiplier': 0.1}, 'spends more than --config.private.epsilon=8'),
+    (
+      {'private.noise_multiplier': 0.5, 'private.epsilon': 0.1},
+      'spends more than --config.private.epsilon=0.1',
+    ),
     (
       {'model.variant': 'WRN-16-4', 'model.skip_gain_init': 1.0},
       'skip_gain_init is for normalizer-free networks, and WideResNet has no skip gains',
