@@ -29,6 +29,28 @@ def leave_open(config: ConfigDict, *fields: str) -> None:
     place[name] = config_dict.placeholder(_BY_SIZE[field])
 
 
+def train_privately(recipe: ConfigDict, epsilon: float) -> None:
+  """Gives a recipe what private recipes have in common (arXiv 2204.13650, section 3).
+
+  SGD without momentum at a constant learning rate, no weight decay, no adaptive gradient clipping,
+  no mixing of pictures, no label smoothing, dropout or stochastic depth.
+
+  Args:
+    recipe: of `get_config`.
+    epsilon: within which it trains.
+  """
+  recipe.private.epsilon = epsilon
+  recipe.label_smoothing = 0.0
+  recipe.model.drop_rate = 0.0
+  recipe.model.stochdepth_rate = 0.0
+  recipe.optimizer.momentum = 0.0
+  recipe.optimizer.schedule = 'constant'
+  recipe.optimizer.warmup_epochs = 0.0
+  recipe.optimizer.weight_decay = 0.0
+  recipe.optimizer.clipping = 0.0
+  recipe.data.mixing = 'none'
+
+
 def get_config() -> ConfigDict:
   """Returns the base configuration: the published NFNet-F0 recipe, with no data source chosen."""
   config = ConfigDict()
@@ -120,8 +142,8 @@ def get_config() -> ConfigDict:
   # the number of training pictures.
   config.private.delta = config_dict.placeholder(float)
   config.private.clipping_norm = 1.0  # of the gradient of one picture; above 0, to 1e6
-  # Standard deviation of the noise in the sum of clipped gradients, in clipping norms; above 0, to
-  # 1e6; the run ends when epsilon is spent. None: the least with which epsilon lasts to its end.
+  # Standard deviation of the noise in the sum of clipped gradients, in clipping norms, 0.1 to 1e6;
+  # the run ends when epsilon is spent. None: the least with which epsilon lasts to its end.
   config.private.noise_multiplier = config_dict.placeholder(float)
   # Augmented views of a picture whose gradients are averaged before clipping, 1 to 1,024.
   config.private.augmentation_multiplicity = 1

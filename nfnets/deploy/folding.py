@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfnets import activations, baselines, weights, zoo
-from nfnets.baselines import BaselineSpec
+from nfnets.baselines import BaselineSpec, WideResNetSpec
 from nfnets.block_plan import BlockPlan, plan_blocks
 from nfnets.execution import standardize
 from nfnets.spec import ModelSpec
@@ -41,6 +41,7 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
     like any other, but not trained further with the recipe of its family. A normalizer-free
     network then has `w` and `b` only, a batch-normalised one no state; the first normalisation of
     a ResNet-v2's blocks and its last one follow no convolution and become a scale and an offset.
+    Group normalisation depends on the picture and stays.
 
   Raises:
     ValueError: it is folded already, or the parameters are not those of the spec, see
@@ -49,6 +50,8 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
   if is_folded(spec):
     raise ValueError('This network is already folded: use it as it is.')
   params = weights.fit(params, spec)
+  if isinstance(spec, WideResNetSpec):
+    return _fold_wide(params, spec)
   if isinstance(spec, BaselineSpec):
     return baselines.fold(params, spec)
   root, names = spec.family, spec.names
@@ -111,6 +114,16 @@ def _fold_block(
     conv(f'{block}/~/{name}', gamma, scales[name])
   if plan.is_transition:
     conv(f'{block}/~/conv_shortcut', gamma * plan.beta)
+
+
+def _fold_wide(params: Params, spec: WideResNetSpec) -> tuple[dict[str, Any], WideResNetSpec]:
+  """Folds the standardisation of a wide ResNet's convolutions."""
+  folded = {path: _float32(entries) for path, entries in params.items()}
+  for path, entries in params.items():
+    if 'gain' in entries:
+      w, gain = (jnp.asarray(entries[name], jnp.float32) for name in ('w', 'gain'))
+      folded[path] = {'w': np.asarray(standardize(w, gain)), 'b': folded[path]['bias']}
+  return folded, spec.replace(folded=True)
 
 
 def _standardized(params: Params, path: str, spec: ModelSpec) -> np.ndarray:

@@ -92,6 +92,15 @@ class Graph:
     window, size = _window(x, kernel, stride, padding)
     return Map(self.node('Conv', x.name, *inputs, group=groups, **window), w.shape[3], size)
 
+  def normalized_groups(self, x: Map, groups: int, epsilon: float) -> Map:
+    """Adds mean 0 and variance 1 of each group of channels, with all its pixels."""
+    shape = self.constant(f'groups/{groups}', np.array([0, groups, -1], np.int64))
+    ones = self.constant(f'groups/{groups}/ones', np.ones(groups, np.float32))
+    zeros = self.constant(f'groups/{groups}/zeros', np.zeros(groups, np.float32))
+    apart = self.node('Reshape', x.name, shape)
+    normalized = self.node('InstanceNormalization', apart, ones, zeros, epsilon=epsilon)
+    return x._replace(name=self.node('Reshape', normalized, self.node('Shape', x.name)))
+
   def average_pool(self, x: Map, kernel: int, stride: int) -> Map:
     """Adds an average pool, 'SAME', that does not count padding."""
     window, size = _window(x, kernel, stride, 'SAME')

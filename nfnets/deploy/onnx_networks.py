@@ -7,6 +7,7 @@ import numpy as np
 from nfnets import activations
 from nfnets.baselines.efficientnet import EfficientNetSpec
 from nfnets.baselines.resnet import ResNetSpec
+from nfnets.baselines.wide_resnet import WideResNetSpec
 from nfnets.block_plan import BlockPlan, plan_blocks
 from nfnets.deploy.onnx_graph import Graph, Map, Padding
 from nfnets.spec import ModelSpec
@@ -27,8 +28,8 @@ def add_network(graph: Graph, images: Map, params: Params, spec: AnySpec) -> tup
   Returns:
     The names of the logits and of the pooled features, and what the latter lack: a factor.
   """
-  kind = {ResNetSpec: _ResNet, EfficientNetSpec: _EfficientNet}.get(type(spec), _NormalizerFree)
-  network = kind(graph, params, spec)
+  kinds = {ResNetSpec: _ResNet, EfficientNetSpec: _EfficientNet, WideResNetSpec: _WideResNet}
+  network = kinds.get(type(spec), _NormalizerFree)(graph, params, spec)
   return network.classify(network.features(images))
 
 
@@ -211,3 +212,34 @@ class _EfficientNet(_Network):
     out = self.squeeze_excite(out, path, self.spec.activation)
     out = self.layer(out, f'{path}/~/project', f'{path}/~/project_norm', is_active=False)
     return self.graph.add(out, x) if stride == 1 and x.channels == out.channels else out
+
+
+class _WideResNet(_Network):
+  """`nfnets.baselines.wide_resnet`, line by line."""
+
+  spec: WideResNetSpec
+
+  def features(self, images: Map) -> Map:
+    spec = self.spec
+    x = self.conv(images, f'{self.root}/stem_conv')
+    number = 0
+    for depth, stride in zip(spec.depth, spec.stride, strict=True):
+      for i in range(depth):
+        path = f'{self.root}/block' + (f'_{number}' if number else '')
+        x = self.block(x, f'{path}/~', stride if i == 0 else 1, is_first=i == 0)
+        number += 1
+    return self.normalized(x, f'{self.root}/final_norm')
+
+  def normalized(self, x: Map, path: str) -> Map:
+    """The normalisation of an activated map."""
+    entries = self.params[f'{path}/~/group_norm']
+    activated = self.act(x)
+    normalized = self.graph.normalized_groups(activated, self.spec.groups, self.spec.NORM_EPS)
+    return self.graph.affine(normalized, path, entries['scale'], entries['offset'])
+
+  def block(self, x: Map, path: str, stride: int, is_first: bool) -> Map:
+    out = self.conv(self.normalized(x, f'{path}/norm0'), f'{path}/conv0', stride)
+    out = self.conv(self.normalized(out, f'{path}/norm1'), f'{path}/conv1')
+    if is_first:
+      x = self.conv(self.normalized(x, f'{path}/norm_shortcut'), f'{path}/conv_shortcut', stride)
+    return self.graph.add(out, x)

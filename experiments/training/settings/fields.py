@@ -91,10 +91,13 @@ def model_spec(model: ConfigDict) -> zoo.AnySpec:
     for field in ('drop_rate', 'stochdepth_rate', 'activation', 'skip_gain_init')
     if model[field] is not None
   }
-  try:
-    return _named_spec(model).replace(**changes)
-  except ValueError as error:
-    raise ConfigError(f'--config.model: {error}') from None
+  spec = _named_spec(model)
+  _require(
+    isinstance(spec, ModelSpec) or 'skip_gain_init' not in changes,
+    f'--config.model.skip_gain_init is for normalizer-free networks, and {spec.family} has no skip '
+    'gains: set it to None.',
+  )
+  return spec.replace(**changes)
 
 
 def _named_spec(model: ConfigDict) -> zoo.AnySpec:
