@@ -9,6 +9,8 @@
 | `BN-ResNet-50`..`BN-ResNet-600` | ResNet-v2 with batch normalisation (arXiv 1603.05027) |
 | `BN-SE-ResNeXt-D-50`, `-101`, `-152` | also; NFNet began here (arXiv 2102.06171, section 4) |
 | `EfficientNet-B0`..`EfficientNet-B7` | as published (arXiv 1905.11946) |
+| `SlowFast-NFNet-F0` | the network for sound, as published (arXiv 2111.12124) |
+| `NFNet-F0-slow`, `NFNet-F0-fast` | its two trunks, each by itself |
 
 Published networks have names in capitals; timm's names are in lower case and stand for timm's
 functions. `NF-ResNet-50` and `nf_resnet50` are different functions, as are `NF-RegNet-B0` and
@@ -30,9 +32,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets import nf_regnet, nf_resnet, nfnet, nfnet_light
+from nfnets import nf_regnet, nf_resnet, nfnet, nfnet_light, sides, slow_fast
 from nfnets.baselines import BaselineSpec, efficientnet, join_state, resnet
-from nfnets.spec import ModelSpec
+from nfnets.sides import Sides
+from nfnets.spec import SLOW_FAST, ModelSpec
 
 AnySpec = ModelSpec | BaselineSpec
 
@@ -41,7 +44,7 @@ class Network(Protocol):
   """How a Haiku module of any family is called."""
 
   def __call__(self, images: jax.Array, is_training: bool) -> dict[str, jax.Array]:
-    """Returns 'pool' [N, C] and 'logits' [N, K] of images [N, H, W, 3]."""
+    """Returns 'pool' [N, D] and 'logits' [N, K] of images [N, H, W, C]."""
     ...
 
 
@@ -51,6 +54,7 @@ _CLASSES: dict[str, type[hk.Module]] = {
   'NF_ResNet': nf_resnet.NFResNet,
   'NF_RegNet': nf_regnet.NFRegNet,
   'NFNetLight': nfnet_light.NFNetLight,
+  SLOW_FAST: slow_fast.SlowFastNFNet,
   'BN_ResNet': resnet.ResNet,
   'EfficientNet': efficientnet.EfficientNet,
 }
@@ -69,6 +73,8 @@ _MODELS: dict[str, AnySpec] = {
   **nfnet_light.VARIANTS,
   **{f'BN-{name}': spec for name, spec in resnet.VARIANTS.items()},
   **{f'EfficientNet-{name}': spec for name, spec in efficientnet.VARIANTS.items()},
+  **{f'SlowFast-NFNet-{name}': spec for name, spec in slow_fast.VARIANTS.items()},
+  **{f'NFNet-{name}': spec for name, spec in slow_fast.TRUNKS.items()},
 }
 
 
@@ -113,7 +119,23 @@ def spec_from_dict(fields: Mapping[str, Any]) -> AnySpec:
   return _BASELINES.get(fields.get('family'), ModelSpec).from_dict(fields)
 
 
-def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any) -> Network:
+def input_shape(spec: AnySpec, size: Sides | None = None) -> tuple[int, int, int]:
+  """Returns (height, width, channels) of a network's images; of spectrograms (frames, bands, 1).
+
+  Args:
+    spec: the network.
+    size: height and width; None: the spec's test size.
+  """
+  channels = spec.in_channels if isinstance(spec, ModelSpec) else 3
+  return *sides.pair(size or spec.test_size), channels
+
+
+def is_for_pictures(spec: AnySpec) -> bool:
+  """Whether a network takes images of three channels."""
+  return input_shape(spec)[-1] == 3
+
+
+def create_model(name: str | AnySpec, num_classes: int | None = 1000, **overrides: Any) -> Network:
   """Builds a model by name. Call it inside `hk.transform`, as any Haiku module.
 
       network = hk.transform(lambda x: nfnets.create_model('F0')(x, is_training=False)['logits'])
@@ -121,11 +143,11 @@ def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any)
 
   Args:
     name: a name of `list_models()`, or a spec of any family.
-    num_classes: number of logits.
+    num_classes: number of logits; None, of normalizer-free networks: no classifier, only 'pool'.
     **overrides: arguments of the family's class (`drop_rate`, `activation`, ...).
 
   Returns:
-    A Haiku module called as `(images, is_training)` -> `{'pool': [N, C], 'logits': [N, K]}`.
+    A Haiku module called as `(images, is_training)` -> `{'pool': [N, D], 'logits': [N, K]}`.
 
   Raises:
     ValueError: there is no such model.
@@ -149,7 +171,7 @@ def parameter_shapes(
     return create_model(name, num_classes)(images, is_training=False)
 
   # The parameters do not depend on the size of the images.
-  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  images = jax.ShapeDtypeStruct((1, *input_shape(get_spec(name), 64)), jnp.float32)
   init = hk.transform_with_state(network).init
   return join_state(*jax.eval_shape(init, jax.random.key(0), images))
 
