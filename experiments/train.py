@@ -164,7 +164,8 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
 
 def _first_state(run: settings.Run, checkpointer: checkpoints.Checkpointer) -> steps.TrainState:
   """The newest checkpoint; without any, the pretrained weights or fresh ones. Replicated."""
-  state = steps.init_state(run.network, run.optimizer, run.step.seed, run.data.image_size)
+  *size, channels = run.data.train_shape
+  state = steps.init_state(run.network, run.optimizer, run.step.seed, tuple(size), channels)
   state = steps.replicate(state)
   restored = checkpointer.restore(like=state)
   if restored is not None:
@@ -189,10 +190,11 @@ def _train_batches(run: settings.Run, start: int, workdir: pathlib.Path) -> data
 
 
 def _introduction(run: settings.Run, num_params: int, workdir: pathlib.Path) -> str:
+  noun = 'sounds' if run.data.is_sound else 'images'
   return (
     f'{run.model_title}: {num_params:,} parameters, {run.num_classes} classes. '
-    f'{run.info.num_train:,} training and {run.info.num_test:,} test images of '
-    f'{run.data.title!r} at {run.data.image_size} and {run.data.eval_image_size} px. '
+    f'{run.info.num_train:,} training and {run.info.num_test:,} test {noun} of '
+    f'{run.data.title!r} at {run.data.size_title}. '
     f'{run.plan.total_steps:,} steps of {run.data.global_batch_size} on {jax.device_count()} '
     f'{jax.default_backend()} device(s), {run.step.compute_dtype}. Results go to {workdir}.'
   )

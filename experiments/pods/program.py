@@ -69,12 +69,12 @@ def lower(run: Run, devices: list[jax.Device], batch: int) -> tuple[jax.stages.L
   Returns:
     The lowered step, and the bytes of the gradients that the devices sum.
   """
-  size = run.data.image_size
+  *size, channels = run.data.train_shape
   # The choices of the backend that is compiled for: this process has another.
   with execution.strategy('tpu', space_to_depth='on'):
     step = steps.make_train_step(run.network, run.optimizer, run.step, devices=devices)
     state = jax.eval_shape(
-      lambda: steps.init_state(run.network, run.optimizer, run.step.seed, size)
+      lambda: steps.init_state(run.network, run.optimizer, run.step.seed, tuple(size), channels)
     )
     lowered = step.lower(state, _batch_shapes(run, len(devices), batch))
   summed = sum(4 * np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))
@@ -84,11 +84,13 @@ def lower(run: Run, devices: list[jax.Device], batch: int) -> tuple[jax.stages.L
 def _batch_shapes(run: Run, num_devices: int, batch: int) -> Batch:
   lead = (num_devices, batch)
 
+  *size, channels = run.data.train_shape
+
   def shape(dtype: Any, *rest: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*lead, *rest), dtype)
 
   return Batch(
-    images=shape(jnp.dtype(run.layout.dtype), *run.layout.shape(run.data.image_size)),
+    images=shape(jnp.dtype(run.layout.dtype), *run.layout.shape(tuple(size), channels)),
     labels=shape(jnp.int32),
     mix_labels=shape(jnp.int32),
     mix_ratio=shape(jnp.float32),

@@ -24,7 +24,8 @@ from experiments.training.gradients import (
   make_ascent,
   make_gradient,
 )
-from nfnets import optim
+from nfnets import optim, sides
+from nfnets.sides import Sides
 
 AXIS = 'devices'
 
@@ -50,12 +51,13 @@ def init_state(
   network: hk.TransformedWithState,
   optimizer: optax.GradientTransformation,
   seed: int,
-  image_size: int,
+  image_size: Sides,
+  channels: int = 3,
 ) -> TrainState:
-  """Returns the state before the first step, for images [N, image_size, image_size, 3]."""
+  """Returns the state before the first step, for images [N, *image_size, channels]."""
 
   def init(key):
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    images = jnp.zeros((1, *sides.pair(image_size), channels), jnp.float32)
     params, network_state = network.init(key, images, is_training=True)
     # The averages start as copies: donated buffers must not appear twice in the state.
     return TrainState(
