@@ -84,12 +84,14 @@ def test_batches_of_sounds_are_complete_and_count_what_is_broken(folder, caplog)
 
 def test_too_many_broken_sounds_end_the_run(folder):
   settings = make_settings(folder, held_out_fraction=0.1, max_corrupt_fraction=0.01)
-  with (
-    pytest.raises(DataError, match='1 of 21 sounds are unreadable, the last being clicks/9.wav'),
-    data.train_batches(settings, 0, num_devices=1) as batches,
-  ):
-    for _ in range(8):
-      next(batches)
+
+  def run():
+    with data.train_batches(settings, 0, num_devices=1) as batches:
+      for _ in range(8):
+        next(batches)
+
+  with pytest.raises(DataError, match='1 of 21 sounds are unreadable, the last being clicks/9.wav'):
+    run()
 
 
 def test_a_folder_without_sounds_is_named_so(tmp_path):
