@@ -163,17 +163,29 @@ def get_config() -> ConfigDict:
   config.finetune.linear_probe = False
 
   config.data = ConfigDict()
-  config.data.source = 'tfds'  # 'digits' (built in), 'folder', 'tfds', 'synthetic' (random images)
+  # 'digits' (built in), 'folder', 'tfds', 'synthetic' (random images), 'audio_folder' (sounds).
+  config.data.source = 'tfds'
   config.data.name = ''  # the TFDS name when source is 'tfds', e.g. 'imagenet2012'
-  config.data.dir = ''  # the folder of images, or TFDS's data directory
+  config.data.dir = ''  # the folder of images or sounds, or TFDS's data directory
   config.data.train_split = 'train'  # a TFDS split expression, or the sub-folder's name
   config.data.test_split = 'test'
-  config.data.held_out_fraction = 0.2  # 'folder' without a test folder; above 0, below 1
+  # 'folder', 'audio_folder' without a test folder; above 0, below 1
+  config.data.held_out_fraction = 0.2
   config.data.num_examples = 0  # 'synthetic': training images, 1 to 2^31 - 1; a tenth to test
   config.data.num_classes = 1000  # 'synthetic': number of classes, 2 to 1,000,000
   # Pixels of a side, 1 to 8,192; None: the variant's training and test size.
   config.data.image_size = config_dict.placeholder(int)
   config.data.eval_image_size = config_dict.placeholder(int)
+  # 'audio_folder': length of a random excerpt, above 0, to 600, in hundredths of a second; and mel
+  # bands of its spectrogram, 1 to 512. None: those of the variant's training size.
+  config.data.clip_seconds = config_dict.placeholder(float)
+  config.data.mel_bands = config_dict.placeholder(int)
+  # 'audio_folder': SpecAugment's masks along time and frequency, 0 to 100 of each; and the largest
+  # share of the excerpt or the bands that one of them hides, 0 to 1.
+  config.data.time_masks = 0
+  config.data.time_mask_share = 0.1
+  config.data.mel_masks = 0
+  config.data.mel_mask_share = 0.2
   config.data.crop = 'random'  # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'
   # (smallest, largest) share of the area; above 0, to 1.
   config.data.crop_area = (0.08, 1.0)

@@ -133,7 +133,7 @@ def _train(
 
 def _start(run: settings.Run) -> tuple[Any, Any]:
   """The pretrained weights under a new classifier, and their state, as numpy arrays."""
-  images = jnp.zeros((1, *[run.data.eval_image_size] * 2, 3))
+  images = jnp.zeros((1, *run.data.eval_shape))
   init = jax.jit(lambda key: run.network.init(key, images, is_training=True))
   fresh = jax.device_get(init(jax.random.key(run.step.seed)))
   return initial_weights.start_from(

@@ -14,13 +14,8 @@ import numpy as np
 
 from experiments.data.augment import mixing
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
-from experiments.data.one_example import (
-  Cropped,
-  Draw,
-  EvaluationExample,
-  Made,
-  TrainExample,
-)
+from experiments.data.examples import EvaluationExample, TrainExample
+from experiments.data.one_example import Cropped, Draw, Made
 from experiments.data.unreadable import Unreadable
 
 
@@ -91,13 +86,13 @@ class TrainBatch:
 
   def __call__(self, draws: list[Draw]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used, which may repeat."""
-    example, size = self.example, self.example.image_size
-    pixels = self.layout.empty(len(draws), size)
+    example, (*size, channels) = self.example, self.example.shape
+    pixels = self.layout.empty(len(draws), tuple(size), channels)
     kinds = [mixing.kind_of(self.recipe, place) for place in range(len(draws))]
 
     def finish(place: int, first: Cropped, second: Cropped | None) -> Made:
       out = pixels[place]
-      image = out if self.layout == NATURAL_LAYOUT else np.empty((size, size, 3), np.float32)
+      image = out if self.layout == NATURAL_LAYOUT else np.empty(example.shape, np.float32)
       made = example.finish(draws[place], first, second, kinds[place], image)
       if image is not out:
         self.layout.store(image, out)
@@ -136,8 +131,7 @@ class TestBatch:
 
   def __call__(self, indices: list[int]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used."""
-    size = self.example.image_size
-    pixels = np.empty((len(indices), size, size, 3), np.float32)
+    pixels = np.empty((len(indices), *self.example.shape), np.float32)
     made = _map(
       lambda place: self.example(int(indices[place]), pixels[place]), len(indices), self.num_threads
     )

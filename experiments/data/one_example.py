@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ from nfnets import images, picture_files
 from nfnets.preprocessing import Preprocessing
 
 RESIZES = {'exact': images.resize_bicubic, 'opencv': images.resize_opencv}
-_FIRST, _SECOND, _FINISH = range(3)  # the generators of one example
+FIRST, SECOND, FINISH = range(3)  # the generators of one example
 PADDING = -1  # in the place of an index: no example, only room for one
 
 
@@ -50,20 +52,34 @@ def draw(indices: tuple[int, int], rng: np.random.Generator) -> Draw:
   return Draw(*indices, int(rng.integers(2**63)))
 
 
-class _UnreadableError(Exception):
-  """Carries one Unreadable."""
+class UnreadableError(Exception):
+  """Carries one Unreadable: an example that cannot be used."""
 
 
-def _read(source: Source, index: int, *, exact: bool = False) -> tuple[np.ndarray, int]:
-  """Returns a picture, uint8 [H, W, 3], and its label; `exact` is for `images.decode`.
+def read(
+  source: Source,
+  index: int,
+  *,
+  exact: bool = False,
+  decode: Callable[[bytes], np.ndarray] | None = None,
+) -> tuple[np.ndarray, int]:
+  """Returns a picture, uint8 [H, W, 3], and its label.
+
+  Args:
+    source: where it is.
+    index: its place there.
+    exact: for `images.decode`.
+    decode: makes an array of the content of a file, if not of a picture; raises ValueError if it
+      cannot.
 
   Raises:
-    _UnreadableError: it cannot be used.
+    UnreadableError: it cannot be used.
     MachineError: it cannot be read now, which is not its fault.
   """
   name, num_classes = f'number {index}', len(source.class_names)
   known = None if source.labels is None else int(source.labels[index])
   known = known if known is not None and 0 <= known < num_classes else None
+  decode = decode or functools.partial(images.decode, exact=exact)
   try:
     example = source[index]
     name, image, label = example['name'], example['image'], example['label']
@@ -71,21 +87,48 @@ def _read(source: Source, index: int, *, exact: bool = False) -> tuple[np.ndarra
       raise ValueError(
         f'its label is {label}, but the {num_classes} classes are 0 to {num_classes - 1}'
       )
-    image = image if isinstance(image, np.ndarray) else images.decode(image, exact=exact)
+    image = image if isinstance(image, np.ndarray) else decode(image)
   except MachineError:
     raise
   except ReadError as error:
-    raise _UnreadableError(Unreadable(error.name, error.reason, known)) from None
+    raise UnreadableError(Unreadable(error.name, error.reason, known)) from None
   except OSError as error:
     name, reason = str(error.filename or name), error.strerror or str(error)
-    blame_machine(error, f'the picture {picture_files.printable(name)}')
+    blame_machine(error, f'the {_noun(source)} {picture_files.printable(name)}')
     gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
-    raise _UnreadableError(Unreadable(name, reason, known, gone)) from None
+    raise UnreadableError(Unreadable(name, reason, known, gone)) from None
   except MemoryError as error:
-    blame_machine(error, f'the picture {picture_files.printable(name)}')
+    blame_machine(error, f'the {_noun(source)} {picture_files.printable(name)}')
   except ValueError as error:
-    raise _UnreadableError(Unreadable(name, str(error), known)) from None
+    raise UnreadableError(Unreadable(name, str(error), known)) from None
   return image, label
+
+
+def _noun(source: Source) -> str:
+  """What messages call what a source has."""
+  return 'sound' if source.origin == 'audio_folder' else 'picture'
+
+
+def first_readable(
+  source: Source, index: int, most: int, load: Callable[[int], tuple[np.ndarray, int]]
+) -> Cropped:
+  """Loads an example; an unreadable one gives way to the next of the source.
+
+  Args:
+    source: where it is.
+    index: its place there.
+    most: how many may be unreadable before it gives up.
+    load: returns the array and the label of a place; raises UnreadableError.
+  """
+  unreadable = []
+  while len(unreadable) < most:
+    try:
+      image, label = load((index + len(unreadable)) % len(source))
+    except UnreadableError as error:
+      unreadable.append(error.args[0])
+    else:
+      return Cropped(image, label, tuple(unreadable))
+  return Cropped(None, 0, tuple(unreadable))
 
 
 def make_chain(settings: DataSettings) -> chain.Chain:
@@ -140,13 +183,18 @@ class TrainExample:
       max_unreadable=max_unreadable,
     )
 
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """That of an example."""
+    return self.image_size, self.image_size, 3
+
   def first(self, draw: Draw) -> Cropped:
     """Reads and crops the example's own picture."""
-    return self._cropped(draw.index, _generator(draw, _FIRST))
+    return self._cropped(draw.index, generator(draw, FIRST))
 
   def second(self, draw: Draw) -> Cropped:
     """Reads and crops the separate picture to mix with."""
-    return self._cropped(draw.second, _generator(draw, _SECOND))
+    return self._cropped(draw.second, generator(draw, SECOND))
 
   def finish(
     self, draw: Draw, first: Cropped, second: Cropped | None, kind: str, out: np.ndarray
@@ -165,22 +213,18 @@ class TrainExample:
     if first.image is None or second.image is None:
       out[:] = 0  # padding; or too many are unreadable, and the main process ends the run
       return Made(0, 0, 1.0, 0.0, unreadable)
-    ratio = self.chain(first.image, second.image, kind, _generator(draw, _FINISH), out)
+    ratio = self.chain(first.image, second.image, kind, generator(draw, FINISH), out)
     return Made(first.label, second.label, ratio, 1.0, unreadable)
 
   def _cropped(self, index: int, rng: np.random.Generator) -> Cropped:
-    """An unreadable picture gives way to the next of the source."""
     if index == PADDING:
       return Cropped(None, 0, ())
-    unreadable = []
-    while len(unreadable) < self.max_unreadable:
-      try:
-        image, label = _read(self.source, (index + len(unreadable)) % len(self.source))
-      except _UnreadableError as error:
-        unreadable.append(error.args[0])
-      else:
-        return Cropped(self._crop(image, rng), label, tuple(unreadable))
-    return Cropped(None, 0, tuple(unreadable))
+
+    def load(place: int) -> tuple[np.ndarray, int]:
+      image, label = read(self.source, place)
+      return self._crop(image, rng), label
+
+    return first_readable(self.source, index, self.max_unreadable, load)
 
   def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size, resize = self.image_size, RESIZES[self.resize]
@@ -199,7 +243,7 @@ class TrainExample:
     return crop.random_shift(image, self.shift_fraction, rng) if self.crop == 'shift' else image
 
 
-def _generator(draw: Draw, purpose: int) -> np.random.Generator:
+def generator(draw: Draw, purpose: int) -> np.random.Generator:
   """One generator per purpose, so that e.g. another augmentation leaves the crops as they are."""
   return np.random.Generator(np.random.Philox(key=draw.seed + (purpose << 64)))
 
@@ -217,17 +261,17 @@ class EvaluationExample:
     return cls(source, settings.preprocessing)
 
   @property
-  def image_size(self) -> int:
-    """Height and width of the result, in pixels."""
-    return self.preprocessing.size
+  def shape(self) -> tuple[int, int, int]:
+    """That of the result."""
+    return self.preprocessing.size, self.preprocessing.size, 3
 
   def __call__(self, index: int, out: np.ndarray) -> Made:
     """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3]."""
     unreadable = ()
     if index < len(self.source):
       try:
-        image, label = _read(self.source, index, exact=self.preprocessing.is_exact)
-      except _UnreadableError as error:
+        image, label = read(self.source, index, exact=self.preprocessing.is_exact)
+      except UnreadableError as error:
         unreadable = (error.args[0],)
       else:
         self.preprocessing.normalize(self.preprocessing.resize(image), out)

@@ -14,6 +14,7 @@ from nfnets.deploy.folding import Params, fold, is_folded
 from nfnets.deploy.onnx_graph import OPSET, Graph, Map
 from nfnets.deploy.onnx_networks import add_network
 from nfnets.preprocessing import METADATA_KEY, Preprocessing
+from nfnets.sides import Sides
 from nfnets.weights.atomic import replacing
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def export_onnx(
   params: Params,
   spec: zoo.AnySpec,
   *,
-  size: int | None = None,
+  size: Sides | None = None,
   batch_size: int | None = None,
   layout: str = 'NHWC',
   weights_dtype: str = 'float32',
@@ -45,7 +46,8 @@ def export_onnx(
     path: the file; it is written whole or not at all. Weights above 2 GB go into `<path>.data`.
     params: as for `fold`, with a classifier; folded or not.
     spec: the network.
-    size: height and width of the images in pixels; 0: any; None: that of the preprocessing.
+    size: height and width of the images in pixels; 0: any; None: that of the preprocessing, or of a
+      network for sounds its spec's test size, (frames, mel bands).
     batch_size: number of images per call; None: any.
     layout: of the input 'images': 'NHWC' or 'NCHW'.
     weights_dtype: 'float32'; or 'float16' or 'bfloat16': half the file, computed in float32.
@@ -59,10 +61,15 @@ def export_onnx(
 
   Raises:
     ImportError: the package onnx is not installed.
-    ValueError: an unknown choice, or the parameters are not those of the spec.
+    ValueError: an unknown choice, or the parameters are not those of the spec; a network for sounds
+      is to normalise pixels.
   """
-  preprocessing = preprocessing or Preprocessing(spec.test_size)
-  size = preprocessing.size if size is None else size
+  if zoo.is_for_pictures(spec):
+    preprocessing = preprocessing or Preprocessing(spec.test_size)
+  elif normalize or preprocessing:
+    raise ValueError('this network is not for pictures: leave normalize and preprocessing out.')
+  if size is None:
+    size = preprocessing.size if preprocessing else spec.test_size
   model = make_model(
     params,
     spec,
@@ -74,11 +81,9 @@ def export_onnx(
     softmax=softmax,
     pool=pool,
   )
-  said = {
-    'layout': layout,
-    'normalize': normalize,
-    METADATA_KEY: preprocessing.replace(size=size or None).to_json(),
-  }
+  said = {'layout': layout, 'normalize': normalize}
+  if preprocessing:
+    said[METADATA_KEY] = preprocessing.replace(size=size or None).to_json()
   _set_metadata(model, spec, {**said, **(metadata or {})})
   _write(model, pathlib.Path(path))
 
@@ -87,7 +92,7 @@ def make_model(
   params: Params,
   spec: zoo.AnySpec,
   *,
-  size: int,
+  size: Sides,
   batch_size: int | None = None,
   layout: str = 'NHWC',
   weights_dtype: str = 'float32',
@@ -122,7 +127,9 @@ def make_model(
   if not is_folded(spec):
     params, spec = fold(params, spec)
   graph = Graph()
-  images = _add_input(graph, layout, size or None, normalized)
+  height, width, channels = zoo.input_shape(spec, size or 1)
+  images = Map('images', channels, (height, width) if size else None)
+  images = _add_input(graph, layout, images, normalized)
   logits, pooled, factor = add_network(graph, images, params, spec)
   outputs = {'probabilities' if softmax else 'logits': num_classes}
   if softmax:
@@ -134,33 +141,33 @@ def make_model(
     outputs['pool'] = params[zoo.classifier_path(spec)]['w'].shape[0]
   return _model(
     graph,
-    _shape(batch_size or 'N', size or 'H', size or 'W', layout),
+    _shape(batch_size or 'N', *((height, width) if size else ('H', 'W')), channels, layout),
     {name: [batch_size or 'N', length] for name, length in outputs.items()},
     'float32' if normalized is None else 'uint8',
     weights_dtype,
   )
 
 
-def _add_input(
-  graph: Graph, layout: str, size: int | None, normalized: Preprocessing | None
-) -> Map:
+def _add_input(graph: Graph, layout: str, images: Map, normalized: Preprocessing | None) -> Map:
   """The nodes before the network: to float32, to NCHW, normalised."""
   from onnx import TensorProto
 
-  name = 'images'
+  name = images.name
   if normalized is not None:
     name = graph.node('Cast', name, to=TensorProto.FLOAT)
   if layout == 'NHWC':
     name = graph.node('Transpose', name, perm=[0, 3, 1, 2])
-  images = Map(name, 3, size)
+  images = images._replace(name=name)
   if normalized is not None:
     mean, deviation = np.array(normalized.mean), np.array(normalized.stddev)
     images = graph.affine(images, 'normalize', 1 / (255 * deviation), -mean / deviation)
   return images
 
 
-def _shape(n: int | str, height: int | str, width: int | str, layout: str) -> list[int | str]:
-  return [n, height, width, 3] if layout == 'NHWC' else [n, 3, height, width]
+def _shape(
+  n: int | str, height: int | str, width: int | str, channels: int, layout: str
+) -> list[int | str]:
+  return [n, height, width, channels] if layout == 'NHWC' else [n, channels, height, width]
 
 
 def _model(

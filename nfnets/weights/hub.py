@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from nfnets import installation, zoo
-from nfnets.preprocessing import Preprocessing
+from nfnets.audio import SoundPreprocessing
+from nfnets.preprocessing import Preprocessing, read_metadata
 from nfnets.weights import fitting, formats, proxies
 from nfnets.weights import tree as trees
 from nfnets.weights.deepmind import find_variant, load_deepmind
@@ -40,14 +41,14 @@ class Pretrained:
     params: module path -> name -> numpy array; no classifier if the weights have none.
     spec: the network, for `create_model`.
     name: the published name, or the name of a local file without its extension.
-    preprocessing: how pictures are prepared for the network.
+    preprocessing: how pictures, or sounds, are prepared for the network.
     class_names: in the order of the logits; None: the weights have no class names.
   """
 
   params: trees.Tree
   spec: zoo.AnySpec
   name: str
-  preprocessing: Preprocessing
+  preprocessing: Preprocessing | SoundPreprocessing
   class_names: tuple[str, ...] | None = None
 
   def __iter__(self) -> Iterator[Any]:
@@ -139,6 +140,12 @@ def load_pretrained(
   return dataclasses.replace(loaded, params=params, class_names=None)
 
 
+def _usual(spec: zoo.AnySpec) -> Preprocessing | SoundPreprocessing:
+  """How pictures, or sounds, are prepared where a file does not say."""
+  height, width, channels = zoo.input_shape(spec)
+  return SoundPreprocessing(height, width) if channels == 1 else Preprocessing(spec.test_size)
+
+
 def find_in_run(folder: str | os.PathLike) -> Path:
   """Returns the weights file in the folder of a training run.
 
@@ -182,7 +189,7 @@ def _load_file(path: Path) -> Pretrained:
   except (TypeError, ValueError) as error:
     raise ValueError(f'{path} does not hold the model of its metadata: {error}') from None
   try:
-    preprocessing = Preprocessing.from_metadata(metadata) or Preprocessing(spec.test_size)
+    preprocessing = read_metadata(metadata) or _usual(spec)
     names = _class_names(metadata, fitting.count_classes(params, spec))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}') from None

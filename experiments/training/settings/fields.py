@@ -62,6 +62,7 @@ def resolve(config: ConfigDict, num_train: int | None = None) -> ConfigDict:
       test_size=spec.test_size,
       magnitude=spec.augment_magnitude,
       variant=config.model.variant,
+      channels=zoo.input_shape(spec)[-1],
       num_devices=jax.device_count(),
     )
   _check_sharing(config)

@@ -236,7 +236,7 @@ def _image_layout(
     return NATURAL_LAYOUT
   block = 1
   if isinstance(spec, ModelSpec) and config.model.stem_space_to_depth != 'off':
-    block = stem_block(spec, (settings.image_size,) * 2)
+    block = stem_block(spec, settings.train_shape[:2])
   return ImageLayout(block, config.compute_dtype)
 
 

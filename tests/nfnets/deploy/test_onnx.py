@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import nfnets
-from nfnets import activations, baselines, deploy, initialization, zoo
+from nfnets import activations, baselines, deploy, initialization, sides, zoo
 from nfnets.baselines.efficientnet import EfficientNetSpec
 from nfnets.baselines.resnet import ResNetSpec
 from nfnets.preprocessing import Preprocessing
+from nfnets.spec import FastTrunk
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -46,13 +47,29 @@ SPECS = {
     head_channels=40,
     stem=((3, 2, 8), (3, 2, 16)),
   ),
+  'two trunks': nfnets.ModelSpec(
+    **_SMALL | {'stride': (1, (1, 2)), 'depth': 1},
+    family='slow_fast_nf_net',
+    kernel=(1, (3, 1)),
+    second_kernel=((1, 3), (1, 3)),
+    in_channels=1,
+    stem=(((1, 3), 2, 8), ((3, 3), (1, 2), 16)),
+    fast=FastTrunk(
+      width=(8, 16),
+      stem=((3, 2, 4), ((3, 3), (1, 2), 8)),
+      group_width=4,
+      kernel=((3, 1), (3, 1)),
+      second_kernel=((1, 3), (1, 3)),
+      lateral_width=(12, 16),
+    ),
+  ),
   'EfficientNet': EfficientNetSpec(stages=((1, 3, 1, 16, 1), (6, 5, 2, 24, 2))),
 }
 
 
 def weights_of(spec):
   """Parameters and state at random, no branch of which is off."""
-  images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+  images = jax.ShapeDtypeStruct((1, *zoo.input_shape(spec, 32)), np.float32)
   params, state = initialization.initialize(
     lambda x: nfnets.create_model(spec, 7)(x, is_training=False), jax.random.key(0), images
   )
@@ -71,8 +88,9 @@ def run(path, pixels):
   return session.run(None, {'images': pixels})[0]
 
 
-def pixels(size=33, batch=3):  # an odd side: paddings differ between the two sides
-  return np.random.default_rng(2).standard_normal((batch, size, size, 3)).astype(np.float32)
+def pixels(size=33, batch=3, channels=3):  # an odd side: paddings differ between the two sides
+  shape = (batch, *sides.pair(size), channels)
+  return np.random.default_rng(2).standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize('name', SPECS)
@@ -81,16 +99,30 @@ def test_every_family_gives_its_own_logits(tmp_path, name):
   tree = weights_of(spec)
   params, state = baselines.split_state(tree)
   network = hk.transform_with_state(lambda x: nfnets.create_model(spec, 7)(x, is_training=False))
-  want = np.asarray(jax.jit(network.apply)(params, state, None, pixels())[0]['logits'])
+  images = pixels() if zoo.is_for_pictures(spec) else pixels((35, 18), channels=1)
+  want = np.asarray(jax.jit(network.apply)(params, state, None, images)[0]['logits'])
   scale = np.abs(want).max()
   assert np.isfinite(scale)
-  for size in (33, 0):  # paddings as numbers, and worked out by the runtime
+  for size in (images.shape[1:3], 0):  # paddings as numbers, and worked out by the runtime
+    size = sides.plain(size)
     deploy.export_onnx(path, tree, spec, size=size)
     onnx.checker.check_model(str(path), full_check=True)
-    np.testing.assert_allclose(run(path, pixels()), want, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(run(path, images), want, rtol=0, atol=1e-5 * scale)
   kinds = [node.op_type for node in onnx.load(path).graph.node]
   assert kinds.count('Transpose') == 1  # of the images, and nothing else is rearranged
-  assert not {'Identity', 'Pad', 'Concat', 'Slice', 'Einsum', 'MatMul'} & set(kinds)
+  assert not {'Identity', 'Pad', 'Slice', 'Einsum', 'MatMul'} & set(kinds)
+  # A stage's lateral map, and the two trunks' features.
+  assert kinds.count('Concat') == (3 if name == 'two trunks' else 0)
+
+
+def test_networks_for_sounds_have_no_pixels_to_normalise(tmp_path):
+  spec = SPECS['two trunks'].replace(test_size=(20, 16))
+  tree, path = weights_of(spec), tmp_path / 'net.onnx'
+  with pytest.raises(ValueError, match='this network is not for pictures: leave normalize'):
+    deploy.export_onnx(path, tree, spec, normalize=True)
+  deploy.export_onnx(path, tree, spec)
+  shape = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+  assert [one.dim_value for one in shape] == [0, 20, 16, 1]
 
 
 @pytest.mark.parametrize('activation', sorted(set(activations.ACTIVATIONS) - {'glu'}))
