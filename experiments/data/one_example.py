@@ -116,10 +116,12 @@ def first_readable(
 
   Args:
     source: where it is.
-    index: its place there.
+    index: its place there, or PADDING: nothing is loaded.
     most: how many may be unreadable before it gives up.
     load: returns the array and the label of a place; raises UnreadableError.
   """
+  if index == PADDING:
+    return Cropped(None, 0, ())
   unreadable = []
   while len(unreadable) < most:
     try:
@@ -217,9 +219,6 @@ class TrainExample:
     return Made(first.label, second.label, ratio, 1.0, unreadable)
 
   def _cropped(self, index: int, rng: np.random.Generator) -> Cropped:
-    if index == PADDING:
-      return Cropped(None, 0, ())
-
     def load(place: int) -> tuple[np.ndarray, int]:
       image, label = read(self.source, place)
       return self._crop(image, rng), label
