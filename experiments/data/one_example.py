@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +55,10 @@ class _UnreadableError(Exception):
   """Carries one Unreadable."""
 
 
-def _read(source: Source, index: int, *, exact: bool = False) -> tuple[np.ndarray, int]:
-  """Returns a picture, uint8 [H, W, 3], and its label; `exact` is for `images.decode`.
+def _read(
+  source: Source, index: int, decode: Callable[[bytes], np.ndarray]
+) -> tuple[np.ndarray, int]:
+  """Returns a picture, uint8 [H, W, 3], and its label.
 
   Raises:
     _UnreadableError: it cannot be used.
@@ -70,7 +74,7 @@ def _read(source: Source, index: int, *, exact: bool = False) -> tuple[np.ndarra
       raise ValueError(
         f'its label is {label}, but the {num_classes} classes are 0 to {num_classes - 1}'
       )
-    image = image if isinstance(image, np.ndarray) else images.decode(image, exact=exact)
+    image = image if isinstance(image, np.ndarray) else decode(image)
   except MachineError:
     raise
   except ReadError as error:
@@ -117,6 +121,7 @@ class TrainExample:
   crop_aspect: tuple[float, float]
   shift_fraction: float
   flip: bool
+  decode: str  # 'full' or 'scaled'
   resize: str  # one of RESIZES
   chain: chain.Chain
   max_unreadable: int  # gives up after so many in a row: more than the run accepts
@@ -129,6 +134,7 @@ class TrainExample:
     return cls(
       source=source,
       image_size=settings.image_size,
+      decode=settings.decode,
       resize=settings.resize,
       crop=settings.crop,
       crop_area=settings.crop_area,
@@ -141,11 +147,11 @@ class TrainExample:
 
   def first(self, draw: Draw) -> Cropped:
     """Reads and crops the example's own picture."""
-    return self._cropped(draw.index, _generator(draw, _FIRST))
+    return self._cropped(draw.index, draw, _FIRST)
 
   def second(self, draw: Draw) -> Cropped:
     """Reads and crops the separate picture to mix with."""
-    return self._cropped(draw.second, _generator(draw, _SECOND))
+    return self._cropped(draw.second, draw, _SECOND)
 
   def finish(
     self, draw: Draw, first: Cropped, second: Cropped | None, kind: str, out: np.ndarray
@@ -167,33 +173,52 @@ class TrainExample:
     ratio = self.chain(first.image, second.image, kind, _generator(draw, _FINISH), out)
     return Made(first.label, second.label, ratio, 1.0, unreadable)
 
-  def _cropped(self, index: int, rng: np.random.Generator) -> Cropped:
-    """An unreadable picture gives way to the next of the source."""
+  def _cropped(self, index: int, draw: Draw, purpose: int) -> Cropped:
+    """An unreadable picture gives way to the next of the source, cut by the same generator."""
     unreadable = []
     while len(unreadable) < self.max_unreadable:
+      rng = _generator(draw, purpose)
       try:
-        image, label = _read(self.source, (index + len(unreadable)) % len(self.source))
+        image, cut, label = self._read((index + len(unreadable)) % len(self.source), rng)
       except _UnreadableError as error:
         unreadable.append(error.args[0])
       else:
-        return Cropped(self._crop(image, rng), label, tuple(unreadable))
+        size = (self.image_size,) * 2
+        image = RESIZES[self.resize](image, size, box=cut.box, mirror=cut.mirror)
+        if self.crop == 'shift':
+          image = crop.random_shift(image, self.shift_fraction, rng)
+        return Cropped(image, label, tuple(unreadable))
     return Cropped(None, 0, tuple(unreadable))
 
-  def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    size, resize = self.image_size, RESIZES[self.resize]
-    if self.crop == 'random':
-      return crop.random_resized_crop(
-        image,
-        size,
-        rng,
-        area=self.crop_area,
-        aspect=self.crop_aspect,
-        flip=self.flip,
-        resize=resize,
-      )
-    mirror = self.flip and rng.random() < 0.5
-    image = resize(image, (size, size), mirror=mirror)
-    return crop.random_shift(image, self.shift_fraction, rng) if self.crop == 'shift' else image
+  def _read(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, crop.Cut, int]:
+    """Reads a picture, and draws what to cut out of it: before a JPEG is decoded smaller."""
+    cut = None
+
+    def decode(data: bytes) -> np.ndarray:
+      nonlocal cut
+      shape = images.jpeg_size(data) if self.decode == 'scaled' else None
+      if shape is None:
+        return images.decode(data)
+      cut = self._cut(shape, rng)
+      fits = max(1, min(cut.box[2:]) // self.image_size)
+      image = images.decode(data, shrink=max(n for n in images.SHRINKS if n <= fits))
+      cut = cut.in_copy(shape, image.shape)
+      return image
+
+    image, label = _read(self.source, index, decode)
+    return image, cut or self._cut(image.shape, rng), label
+
+  def _cut(self, shape: tuple[int, ...], rng: np.random.Generator) -> crop.Cut:
+    if self.crop != 'random':
+      return crop.Cut((0, 0, *shape[:2]), self.flip and rng.random() < 0.5)
+    return crop.random_cut(
+      shape,
+      self.image_size,
+      rng,
+      area=self.crop_area,
+      aspect=self.crop_aspect,
+      flip=self.flip,
+    )
 
 
 def _generator(draw: Draw, purpose: int) -> np.random.Generator:
@@ -218,12 +243,16 @@ class EvaluationExample:
     """Height and width of the result, in pixels."""
     return self.preprocessing.size
 
+  @functools.cached_property
+  def _decode(self) -> Callable[[bytes], np.ndarray]:
+    return functools.partial(images.decode, exact=self.preprocessing.is_exact)
+
   def __call__(self, index: int, out: np.ndarray) -> Made:
     """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3]."""
     unreadable = ()
     if index < len(self.source):
       try:
-        image, label = _read(self.source, index, exact=self.preprocessing.is_exact)
+        image, label = _read(self.source, index, self._decode)
       except _UnreadableError as error:
         unreadable = (error.args[0],)
       else:
