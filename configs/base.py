@@ -192,6 +192,9 @@ def get_config() -> ConfigDict:
   config.data.crop_aspect = (0.75, 4 / 3)  # (smallest, largest) width / height; 0.01 to 100
   config.data.shift_fraction = 0.1  # crop 'shift': uniform translation, share of the side, 0 to 1
   config.data.flip = True  # left-right, with probability 1/2
+  # Of training JPEGs; 'scaled': at 1/2, 1/4 or 1/8 of their size where the crop is still as large
+  # as the image: faster for large photos, other pixels.
+  config.data.decode = 'full'
   config.data.resize = 'exact'  # bicubic of the training crops; 'opencv': faster, other pixels
   config.data.mixing = 'none'  # 'mixup', 'cutmix' or 'mixup_cutmix' (half of each batch to each)
   config.data.mixup_alpha = 0.2  # of mixup's ratio, Beta(alpha, alpha); above 0, to 1,000

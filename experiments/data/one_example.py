@@ -57,20 +57,14 @@ class UnreadableError(Exception):
 
 
 def read(
-  source: Source,
-  index: int,
-  *,
-  exact: bool = False,
-  decode: Callable[[bytes], np.ndarray] | None = None,
+  source: Source, index: int, decode: Callable[[bytes], np.ndarray]
 ) -> tuple[np.ndarray, int]:
-  """Returns a picture, uint8 [H, W, 3], and its label.
+  """Returns a picture, uint8 [H, W, 3], or whatever `decode` makes of a file, and its label.
 
   Args:
     source: where it is.
     index: its place there.
-    exact: for `images.decode`.
-    decode: makes an array of the content of a file, if not of a picture; raises ValueError if it
-      cannot.
+    decode: makes an array of the content of a file; raises ValueError if it cannot.
 
   Raises:
     UnreadableError: it cannot be used.
@@ -79,7 +73,6 @@ def read(
   name, num_classes = f'number {index}', len(source.class_names)
   known = None if source.labels is None else int(source.labels[index])
   known = known if known is not None and 0 <= known < num_classes else None
-  decode = decode or functools.partial(images.decode, exact=exact)
   try:
     example = source[index]
     name, image, label = example['name'], example['image'], example['label']
@@ -163,6 +156,7 @@ class TrainExample:
   crop_aspect: tuple[float, float]
   shift_fraction: float
   flip: bool
+  decode: str  # 'full' or 'scaled'
   resize: str  # one of RESIZES
   chain: chain.Chain
   max_unreadable: int  # gives up after so many in a row: more than the run accepts
@@ -175,6 +169,7 @@ class TrainExample:
     return cls(
       source=source,
       image_size=settings.image_size,
+      decode=settings.decode,
       resize=settings.resize,
       crop=settings.crop,
       crop_area=settings.crop_area,
@@ -192,11 +187,11 @@ class TrainExample:
 
   def first(self, draw: Draw) -> Cropped:
     """Reads and crops the example's own picture."""
-    return self._cropped(draw.index, generator(draw, FIRST))
+    return self._cropped(draw.index, draw, FIRST)
 
   def second(self, draw: Draw) -> Cropped:
     """Reads and crops the separate picture to mix with."""
-    return self._cropped(draw.second, generator(draw, SECOND))
+    return self._cropped(draw.second, draw, SECOND)
 
   def finish(
     self, draw: Draw, first: Cropped, second: Cropped | None, kind: str, out: np.ndarray
@@ -218,28 +213,47 @@ class TrainExample:
     ratio = self.chain(first.image, second.image, kind, generator(draw, FINISH), out)
     return Made(first.label, second.label, ratio, 1.0, unreadable)
 
-  def _cropped(self, index: int, rng: np.random.Generator) -> Cropped:
+  def _cropped(self, index: int, draw: Draw, purpose: int) -> Cropped:
     def load(place: int) -> tuple[np.ndarray, int]:
-      image, label = read(self.source, place)
-      return self._crop(image, rng), label
+      rng = generator(draw, purpose)  # whichever picture it is, cut by the same numbers
+      image, cut, label = self._read(place, rng)
+      size = (self.image_size,) * 2
+      image = RESIZES[self.resize](image, size, box=cut.box, mirror=cut.mirror)
+      if self.crop == 'shift':
+        image = crop.random_shift(image, self.shift_fraction, rng)
+      return image, label
 
     return first_readable(self.source, index, self.max_unreadable, load)
 
-  def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    size, resize = self.image_size, RESIZES[self.resize]
-    if self.crop == 'random':
-      return crop.random_resized_crop(
-        image,
-        size,
-        rng,
-        area=self.crop_area,
-        aspect=self.crop_aspect,
-        flip=self.flip,
-        resize=resize,
-      )
-    mirror = self.flip and rng.random() < 0.5
-    image = resize(image, (size, size), mirror=mirror)
-    return crop.random_shift(image, self.shift_fraction, rng) if self.crop == 'shift' else image
+  def _read(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, crop.Cut, int]:
+    """Reads a picture, and draws what to cut out of it: before a JPEG is decoded smaller."""
+    cut = None
+
+    def decode(data: bytes) -> np.ndarray:
+      nonlocal cut
+      shape = images.jpeg_size(data) if self.decode == 'scaled' else None
+      if shape is None:
+        return images.decode(data)
+      cut = self._cut(shape, rng)
+      fits = max(1, min(cut.box[2:]) // self.image_size)
+      image = images.decode(data, shrink=max(n for n in images.SHRINKS if n <= fits))
+      cut = cut.in_copy(shape, image.shape)
+      return image
+
+    image, label = read(self.source, index, decode)
+    return image, cut or self._cut(image.shape, rng), label
+
+  def _cut(self, shape: tuple[int, ...], rng: np.random.Generator) -> crop.Cut:
+    if self.crop != 'random':
+      return crop.Cut((0, 0, *shape[:2]), self.flip and rng.random() < 0.5)
+    return crop.random_cut(
+      shape,
+      self.image_size,
+      rng,
+      area=self.crop_area,
+      aspect=self.crop_aspect,
+      flip=self.flip,
+    )
 
 
 def generator(draw: Draw, purpose: int) -> np.random.Generator:
@@ -264,12 +278,16 @@ class EvaluationExample:
     """That of the result."""
     return self.preprocessing.size, self.preprocessing.size, 3
 
+  @functools.cached_property
+  def _decode(self) -> Callable[[bytes], np.ndarray]:
+    return functools.partial(images.decode, exact=self.preprocessing.is_exact)
+
   def __call__(self, index: int, out: np.ndarray) -> Made:
     """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3]."""
     unreadable = ()
     if index < len(self.source):
       try:
-        image, label = read(self.source, index, exact=self.preprocessing.is_exact)
+        image, label = read(self.source, index, self._decode)
       except UnreadableError as error:
         unreadable = (error.args[0],)
       else:

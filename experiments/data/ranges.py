@@ -40,6 +40,7 @@ FIELDS: dict[str, Row] = {
   'crop_aspect': Pair(Number(0.01, 100)),
   'shift_fraction': Number(0, 1),
   'flip': Switch(),
+  'decode': Choice(('full', 'scaled')),
   'resize': Choice(('exact', 'opencv')),
   'mixing': Choice(mixing.RECIPES),
   'mixup_alpha': Number(0, 1000, above=True, note='for no mixup: --config.data.mixing=none'),

@@ -45,6 +45,7 @@ class DataSettings:
   crop_aspect: tuple[float, float]
   shift_fraction: float
   flip: bool
+  decode: str
   resize: str
   mixing: str
   mixup_alpha: float

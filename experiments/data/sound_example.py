@@ -91,7 +91,7 @@ class SoundTrainExample:
   def _excerpt(self, index: int, rng: np.random.Generator) -> Cropped:
     decode = _decoder(self.preprocessing, rng.random())
     return first_readable(
-      self.source, index, self.max_unreadable, lambda place: read(self.source, place, decode=decode)
+      self.source, index, self.max_unreadable, lambda place: read(self.source, place, decode)
     )
 
 
