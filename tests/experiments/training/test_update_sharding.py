@@ -152,25 +152,22 @@ def test_a_device_has_its_share_of_everything_that_the_update_keeps():
 @needs_devices
 def test_a_checkpoint_is_whole_and_goes_on_with_either_update(tmp_path):
   chain = make_optimizer()
-  sharding, expected, _ = train(DEVICES)
+  _, expected, _ = train(DEVICES)
   settings = steps.StepSettings(schedule=SCHEDULE, ema_decay=0.9, clipping=CLIPPING)
-  state = sharding.place(steps.init_state(NETWORK, chain, 0, 8))
   done = 0
   for num_shares in (1, DEVICES):
-    sharding = steps.plan_sharding(NETWORK, chain, 8, num_shares)
-    step = steps.make_train_step(NETWORK, chain, settings, sharding=sharding)
-    with checkpoints.Checkpointer(tmp_path, 1, sharding=sharding) as checkpointer:
-      restored = checkpointer.restore(like=sharding.whole)
+    now = steps.plan_sharding(NETWORK, chain, 8, num_shares)
+    step = steps.make_train_step(NETWORK, chain, settings, sharding=now)
+    with checkpoints.Checkpointer(tmp_path, 1, sharding=now) as checkpointer:
+      restored = checkpointer.restore(like=now.whole)
       assert (restored is None) == (done == 0)
-      if restored is not None:
-        state = sharding.place(restored)
-      assert int(state.step) == done
+      state = now.place(steps.init_state(NETWORK, chain, 0, 8) if done == 0 else restored)
       for i in range(done, done + 4):
         state, _ = step(state, make_batch(i))
-        done += 1
+      done += 4
       checkpointer.save(state)
-  assert done == 8
-  assert_close(sharding.fetch(state), expected)
+  assert int(state.step) == 8
+  assert_close(now.fetch(state), expected)
 
 
 @needs_devices
