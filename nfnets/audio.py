@@ -11,6 +11,7 @@ is the spectrogram. Full scale is 1, so that digital silence is log(1e-5) everyw
 import dataclasses
 import functools
 import json
+from typing import Self
 
 import numpy as np
 from scipy import fft, sparse
@@ -153,6 +154,15 @@ class SoundPreprocessing:
     mel_filters(self.bands)
 
   @property
+  def size(self) -> tuple[int, int]:
+    """Height and width of the network's input: (frames, bands)."""
+    return self.frames, self.bands
+
+  def replace(self, size: tuple[int, int] | None = None) -> Self:
+    """Returns a copy of another (frames, bands); None keeps them."""
+    return self if size is None else type(self)(*size)
+
+  @property
   def seconds(self) -> float:
     """Length of an excerpt."""
     return self.frames / FRAMES_PER_SECOND
@@ -171,12 +181,12 @@ class SoundPreprocessing:
     return ((log_mel(excerpt, self.bands) - MEAN) / STDDEV)[..., None]
 
   def restore(self, spectrograms: np.ndarray) -> np.ndarray:
-    """Returns spectrograms [N, frames, bands, 1] as grey pictures: uint8 [N, bands, frames, 3].
+    """Returns spectrograms [..., frames, bands, 1] as grey pictures: uint8 [..., bands, frames, 3].
 
     Time runs to the right and frequency upward; white is twice the standard deviation.
     """
     grey = np.clip((spectrograms + 2) * (255 / 4), 0, 255).astype(np.uint8)
-    return np.repeat(np.flip(grey.swapaxes(1, 2), axis=1), 3, axis=3)
+    return np.repeat(np.flip(grey.swapaxes(-3, -2), axis=-3), 3, axis=-1)
 
   def to_json(self) -> str:
     """Returns the JSON text that files store."""

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -126,6 +126,21 @@ class Preprocessing:
     is_usual = values == (images.IMAGENET_MEAN, images.IMAGENET_STDDEV)
     scale = '' if is_usual else f', mean {self.mean}, standard deviation {self.stddev}'
     return f'{self.size} px, {self.mode}{share}{scale}'
+
+
+def usual(shape: Sequence[int]) -> Preprocessing | SoundPreprocessing:
+  """Returns how pictures, or sounds, are prepared where weights do not say.
+
+  Args:
+    shape: (height, width, channels) of the network's input; one channel is a spectrogram's.
+
+  Raises:
+    ValueError: pictures would not be square.
+  """
+  height, width, channels = shape
+  if channels == 1:
+    return SoundPreprocessing(height, width)
+  return Preprocessing(height if height == width else (height, width))
 
 
 def read_metadata(metadata: Mapping[str, str]) -> Preprocessing | SoundPreprocessing | None:

@@ -87,7 +87,8 @@ def decode(data: bytes, seconds: float, place: float = 0.5) -> Sound:
       file.seek(round(place * (total - count)))
       samples = file.read(count, dtype='float32', always_2d=True)  # [n, channels]
   except soundfile.LibsndfileError as error:
-    raise ValueError(f'it cannot be decoded: {error.error_string}') from None
+    reason = error.error_string.removeprefix('Error : ').rstrip('.')
+    raise ValueError(f'it cannot be decoded: {reason}') from None
   if len(samples) < count:
     raise ValueError(f'it ends early: {len(samples):,} of {count:,} samples are there')
   loudest = np.abs(samples).max()

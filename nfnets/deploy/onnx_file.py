@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfnets import installation, weights, zoo
+from nfnets.audio import SoundPreprocessing
 from nfnets.deploy.folding import Params, fold, is_folded
 from nfnets.deploy.onnx_graph import OPSET, Graph, Map
 from nfnets.deploy.onnx_networks import add_network
-from nfnets.preprocessing import METADATA_KEY, Preprocessing
+from nfnets.preprocessing import METADATA_KEY, Preprocessing, usual
 from nfnets.sides import Sides
 from nfnets.weights.atomic import replacing
 
@@ -37,7 +38,7 @@ def export_onnx(
   normalize: bool = False,
   softmax: bool = False,
   pool: bool = False,
-  preprocessing: Preprocessing | None = None,
+  preprocessing: Preprocessing | SoundPreprocessing | None = None,
   metadata: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes images -> logits as an ONNX file of plain convolutions.
@@ -55,8 +56,8 @@ def export_onnx(
       mean and divides by the standard deviation; otherwise they are normalised float32.
     softmax: whether the output holds 'probabilities' instead of 'logits', [N, K] float32.
     pool: whether the pooled features are a second output, 'pool', [N, C] float32.
-    preprocessing: how pictures are prepared for the network; the file records it. None: DeepMind's
-      for networks of the spec's test size.
+    preprocessing: how pictures, or sounds, are prepared for the network; the file records it. None:
+      DeepMind's for networks of the spec's test size.
     metadata: what else the file records, such as class names: strings, or JSON types.
 
   Raises:
@@ -64,12 +65,14 @@ def export_onnx(
     ValueError: an unknown choice, or the parameters are not those of the spec; a network for sounds
       is to normalise pixels.
   """
-  if zoo.is_for_pictures(spec):
-    preprocessing = preprocessing or Preprocessing(spec.test_size)
-  elif normalize or preprocessing:
-    raise ValueError('this network is not for pictures: leave normalize and preprocessing out.')
-  if size is None:
-    size = preprocessing.size if preprocessing else spec.test_size
+  preprocessing = preprocessing or usual(zoo.input_shape(spec))
+  is_sound = isinstance(preprocessing, SoundPreprocessing)
+  if is_sound == zoo.is_for_pictures(spec) or (is_sound and normalize):
+    raise ValueError(
+      'this network and this preprocessing do not go together: those of sounds have one channel, '
+      'and no pixels to normalise.'
+    )
+  size = preprocessing.size if size is None else size
   model = make_model(
     params,
     spec,
@@ -81,9 +84,11 @@ def export_onnx(
     softmax=softmax,
     pool=pool,
   )
-  said = {'layout': layout, 'normalize': normalize}
-  if preprocessing:
-    said[METADATA_KEY] = preprocessing.replace(size=size or None).to_json()
+  said = {
+    'layout': layout,
+    'normalize': normalize,
+    METADATA_KEY: preprocessing.replace(size=size or None).to_json(),
+  }
   _set_metadata(model, spec, {**said, **(metadata or {})})
   _write(model, pathlib.Path(path))
 

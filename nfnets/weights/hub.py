@@ -16,7 +16,7 @@ import numpy as np
 
 from nfnets import installation, zoo
 from nfnets.audio import SoundPreprocessing
-from nfnets.preprocessing import Preprocessing, read_metadata
+from nfnets.preprocessing import Preprocessing, read_metadata, usual
 from nfnets.weights import fitting, formats, proxies
 from nfnets.weights import tree as trees
 from nfnets.weights.deepmind import find_variant, load_deepmind
@@ -140,12 +140,6 @@ def load_pretrained(
   return dataclasses.replace(loaded, params=params, class_names=None)
 
 
-def _usual(spec: zoo.AnySpec) -> Preprocessing | SoundPreprocessing:
-  """How pictures, or sounds, are prepared where a file does not say."""
-  height, width, channels = zoo.input_shape(spec)
-  return SoundPreprocessing(height, width) if channels == 1 else Preprocessing(spec.test_size)
-
-
 def find_in_run(folder: str | os.PathLike) -> Path:
   """Returns the weights file in the folder of a training run.
 
@@ -189,7 +183,7 @@ def _load_file(path: Path) -> Pretrained:
   except (TypeError, ValueError) as error:
     raise ValueError(f'{path} does not hold the model of its metadata: {error}') from None
   try:
-    preprocessing = read_metadata(metadata) or _usual(spec)
+    preprocessing = read_metadata(metadata) or usual(zoo.input_shape(spec))
     names = _class_names(metadata, fitting.count_classes(params, spec))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}') from None

@@ -8,7 +8,7 @@ import pytest
 import nfnets
 from nfnets import audio, weights
 from nfnets.audio import SoundPreprocessing
-from scripts import draw_sounds, embed_audio
+from scripts import draw_sounds, embed_audio, export
 
 soundfile = pytest.importorskip('soundfile')
 
@@ -112,6 +112,15 @@ def test_weights_for_pictures_and_bad_arguments_are_named(
     embed_audio.main([str(folder), '--weights', str(trained), '--out', 'x.txt'])
   with pytest.raises(ValueError, match='this network is for sounds and labels no pictures'):
     nfnets.Classifier.from_pretrained(trained)
+
+
+def test_export_writes_a_network_for_sounds(trained, tmp_path, capsys):
+  pytest.importorskip('onnx')
+  out = tmp_path / 'net.onnx'
+  assert export.main([str(trained), str(out)]) == 0
+  assert capsys.readouterr().out.endswith('Sounds are to be prepared so: 0.2 s, 16 mel bands.\n')
+  assert export.main([str(trained), str(out), '--size', '64']) == 1
+  assert '--size and --int8 are for pictures' in capsys.readouterr().err
 
 
 def test_files_say_how_sounds_are_prepared(trained, tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import nfnets
-from nfnets import activations, baselines, deploy, initialization, sides, zoo
+from nfnets import activations, baselines, deploy, initialization, preprocessing, sides, zoo
+from nfnets.audio import SoundPreprocessing
 from nfnets.baselines.efficientnet import EfficientNetSpec
 from nfnets.baselines.resnet import ResNetSpec
 from nfnets.preprocessing import Preprocessing
@@ -118,11 +119,14 @@ def test_every_family_gives_its_own_logits(tmp_path, name):
 def test_networks_for_sounds_have_no_pixels_to_normalise(tmp_path):
   spec = SPECS['two trunks'].replace(test_size=(20, 16))
   tree, path = weights_of(spec), tmp_path / 'net.onnx'
-  with pytest.raises(ValueError, match='this network is not for pictures: leave normalize'):
-    deploy.export_onnx(path, tree, spec, normalize=True)
+  for wrong in ({'normalize': True}, {'preprocessing': Preprocessing(20)}):
+    with pytest.raises(ValueError, match='and no pixels to normalise'):
+      deploy.export_onnx(path, tree, spec, **wrong)
   deploy.export_onnx(path, tree, spec)
   shape = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
   assert [one.dim_value for one in shape] == [0, 20, 16, 1]
+  said = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+  assert preprocessing.read_metadata(said) == SoundPreprocessing(20, 16)
 
 
 @pytest.mark.parametrize('activation', sorted(set(activations.ACTIVATIONS) - {'glu'}))
@@ -151,9 +155,9 @@ def test_pixels_in_probabilities_out(tmp_path):
   spec, path = SPECS['NFNet'], tmp_path / 'net.onnx'
   tree = weights_of(spec)
   options = {'size': 32, 'normalize': True, 'softmax': True, 'layout': 'NCHW', 'batch_size': 2}
-  preprocessing = Preprocessing(32, 'center', 0.9, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+  prepared = Preprocessing(32, 'center', 0.9, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
   names = {'class_names': list('abcdefg')}
-  deploy.export_onnx(path, tree, spec, **options, preprocessing=preprocessing, metadata=names)
+  deploy.export_onnx(path, tree, spec, **options, preprocessing=prepared, metadata=names)
   picture = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
   normal = (picture / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
   want = jax.nn.softmax(deploy.predictor(tree, spec)(normal.astype(np.float32)))
@@ -163,7 +167,7 @@ def test_pixels_in_probabilities_out(tmp_path):
   assert json.loads(said['class_names']) == list('abcdefg')
   assert zoo.spec_from_dict(json.loads(said['spec'])).width == spec.width
   assert said['layout'] == 'NCHW'
-  assert Preprocessing.from_metadata(said) == preprocessing
+  assert Preprocessing.from_metadata(said) == prepared
 
 
 @pytest.mark.parametrize(('dtype', 'error'), [('float16', 5e-3), ('bfloat16', 5e-2)])
