@@ -95,8 +95,11 @@ def _keep_words_whole(match: re.Match, longest: int = _LONGEST_CODE) -> str:
 
 def _prepare_cell(match: re.Match) -> str:
   """A table's cell, marked if it is short or long, whose code may break at more places."""
-  length = len(html.unescape(re.sub(r'<[^>]*>', '', match[1])))
-  mark = ' class="long"' if length > _LONG_CELL else ''
+  length, prose = (
+    len(html.unescape(re.sub(pattern, '', match[1], flags=re.DOTALL)))
+    for pattern in (r'<[^>]*>', r'<code>.*?</code>|<[^>]*>')
+  )
+  mark = ' class="long"' if prose > _LONG_CELL else ''
   if length <= _SHORT_CELL:  # a number with its unit
     mark = ' class="whole"'
   inside = _INLINE_CODE.sub(lambda code: _keep_words_whole(code, _LONGEST_IN_CELL), match[1])

@@ -40,7 +40,8 @@ def test_cells_are_marked_by_length_and_their_code_breaks_earlier():
   assert cells == (
     f'<td class="long">{text}</td><td>neither of these</td><td class="whole">286 MB</td>'
   )
-  cell = _page('<td><code>optimizer.learning_rate</code></td>')
+  cell = _page('<td><code>--config.optimizer.learning_rate=0.1</code></td>')
+  assert cell.startswith('<td><code>')
   assert '>optimizer.</span><wbr>' in cell
 
 
