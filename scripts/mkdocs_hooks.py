@@ -20,14 +20,14 @@ _FORMULA = re.compile(
   r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>(?P<after>[,.;:)]*)',
   re.DOTALL,
 )
-_INLINE_CODE = re.compile(r'<code>([^<\n]+)</code>')
+_INLINE_CODE = re.compile(r'<code>([^<]*[^<\s])</code>')  # a block of code ends with a new line
 _CODE_BREAK = re.compile(r'(?<=[/_,=(])(?![/_.,=(])|(?<=\.)(?=[a-z])')  # where long words may break
 _CELL = re.compile(r'<td>(.*?)</td>', re.DOTALL)
 _FIGURE = re.compile(r'<img [^>]*src="[^"]*?(?P<name>[^"/]+\.(?:png|jpg))"[^>]*>')
 _QUOTE = re.compile(r'<blockquote>.*?</blockquote>', re.DOTALL)
 _FLAG = re.compile(r'--[a-z][\w.]*(?:=[\w…]+)?')
-_LONGEST_CODE, _LONGEST_IN_CELL = 36, 16  # characters that fit a line of a phone
-_LONG_CELL = 60  # characters
+_LONGEST_CODE, _LONGEST_IN_CELL = 36, 12  # characters that fit a line of a phone
+_SHORT_CELL, _LONG_CELL = 8, 30  # characters
 _WIDE_FIGURE = 1000  # pixels
 
 
@@ -87,16 +87,21 @@ def _keep_words_whole(match: re.Match, longest: int = _LONGEST_CODE) -> str:
   if len(html.unescape(match[1])) <= longest:
     return f'<code class="whole">{match[1]}</code>'
   words = []
-  for word in match[1].split(' '):
+  for word in match[1].split():
     parts = [word] if len(html.unescape(word)) <= longest else _CODE_BREAK.split(word)
     words.append('<wbr>'.join(f'<span class="whole">{part}</span>' for part in parts))
   return f'<code>{" ".join(words)}</code>'
 
 
 def _prepare_cell(match: re.Match) -> str:
-  """A table's cell, whose code may break at more places and which is marked if it is long."""
-  text = html.unescape(re.sub(r'<[^>]*>', '', match[1]))
-  mark = ' class="long"' if len(text) > _LONG_CELL else ''
+  """A table's cell, marked if it is short or long, whose code may break at more places."""
+  length, prose = (
+    len(html.unescape(re.sub(pattern, '', match[1], flags=re.DOTALL)))
+    for pattern in (r'<[^>]*>', r'<code>.*?</code>|<[^>]*>')
+  )
+  mark = ' class="long"' if prose > _LONG_CELL else ''
+  if length <= _SHORT_CELL:  # a number with its unit
+    mark = ' class="whole"'
   inside = _INLINE_CODE.sub(lambda code: _keep_words_whole(code, _LONGEST_IN_CELL), match[1])
   return f'<td{mark}>{inside}</td>'
 

@@ -14,7 +14,7 @@ def test_short_code_stays_on_one_line():
 
 
 def test_long_code_breaks_at_spaces_and_in_long_words_but_not_at_hyphens_or_in_numbers():
-  words = _page('<code>nvidia-smi --query-gpu=driver_version --format=csv</code>')
+  words = _page('<code>nvidia-smi --query-gpu=driver_version\n--format=csv</code>')
   assert words == (
     '<code><span class="whole">nvidia-smi</span> '
     '<span class="whole">--query-gpu=driver_version</span> <span class="whole">--format=csv</span>'
@@ -27,10 +27,21 @@ def test_long_code_breaks_at_spaces_and_in_long_words_but_not_at_hyphens_or_in_n
   )
 
 
-def test_cells_with_much_text_are_marked_and_their_code_breaks_earlier():
+def test_blocks_of_code_are_left_alone():
+  block = (
+    '<pre><code>nfnets train --config=finetune --config.data.dir=DIR --workdir=runs\n</code></pre>'
+  )
+  assert _page(block) == block
+
+
+def test_cells_are_marked_by_length_and_their_code_breaks_earlier():
   text = 'what this field does, said in more words than fit a narrow column'
-  assert _page(f'<td>{text}</td><td>short</td>') == f'<td class="long">{text}</td><td>short</td>'
-  cell = _page('<td><code>optimizer.learning_rate</code></td>')
+  cells = _page(f'<td>{text}</td><td>neither of these</td><td>286 MB</td>')
+  assert cells == (
+    f'<td class="long">{text}</td><td>neither of these</td><td class="whole">286 MB</td>'
+  )
+  cell = _page('<td><code>--config.optimizer.learning_rate=0.1</code></td>')
+  assert cell.startswith('<td><code>')
   assert '>optimizer.</span><wbr>' in cell
 
 
