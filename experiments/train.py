@@ -67,7 +67,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
   """Trains all that is not frozen."""
   plan, workdir = run.plan, owned.path
   train_step = steps.make_train_step(run.network, run.optimizer, run.step)
-  eval_step = steps.make_eval_step(run.network)
+  eval_step = steps.make_eval_step(run.network, run.data.test_layout)
   is_main = processes.is_main()
 
   # ------------------------------------------------------------------ start or resume
@@ -204,7 +204,8 @@ def _evaluate(run: settings.Run, eval_step: Any, state: steps.TrainState) -> dic
     '': (state.params, state.network_state),
     '_ema': (state.ema_params, state.ema_network_state),
   }
-  with data.test_batches(run.data, **processes.share()) as batches:
+  layout = run.data.test_layout
+  with data.test_batches(run.data, **processes.share(), layout=layout) as batches:
     return evaluation.evaluate(eval_step, networks, batches, run.info.num_test)
 
 

@@ -97,10 +97,9 @@ class TrainBatch:
 
     def finish(place: int, first: Cropped, second: Cropped | None) -> Made:
       out = pixels[place]
-      image = out if self.layout == NATURAL_LAYOUT else np.empty((size, size, 3), np.float32)
+      image = self.layout.room(out)
       made = example.finish(draws[place], first, second, kinds[place], image)
-      if image is not out:
-        self.layout.store(image, out)
+      self.layout.store(image, out)
       return made
 
     def make(place: int) -> Made:
@@ -128,16 +127,18 @@ class TestBatch:
     example: makes one example.
     num_devices: leading axis of the batch.
     num_threads: that share the work.
+    layout: of the batch's images, without squares.
   """
 
   example: EvaluationExample
   num_devices: int
   num_threads: int
+  layout: ImageLayout = NATURAL_LAYOUT
 
   def __call__(self, indices: list[int]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used."""
     size = self.example.image_size
-    pixels = np.empty((len(indices), size, size, 3), np.float32)
+    pixels = self.layout.empty(len(indices), size)
     made = _map(
       lambda place: self.example(int(indices[place]), pixels[place]), len(indices), self.num_threads
     )
