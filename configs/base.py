@@ -216,9 +216,9 @@ def get_config() -> ConfigDict:
   config.data.mean = config_dict.placeholder(tuple)
   config.data.stddev = config_dict.placeholder(tuple)
   config.data.eval_batch_size = config_dict.placeholder(int)  # None: that of a training slice
-  # Whether the host rounds training images to compute_dtype and moves squares of their pixels into
-  # the channels, as the stem would: 'auto' (for accelerators), 'on' or 'off'. The network sees the
-  # same values.
+  # Whether the host moves squares of training images' pixels into the channels, as the stem would,
+  # and rounds what it does not send as bytes to compute_dtype: 'auto' (for accelerators), 'on' or
+  # 'off'. The network sees the same values.
   config.data.space_to_depth = 'auto'
   config.data.num_workers = 0  # processes that prepare batches, to 1,024; 0: threads of this one
   config.data.num_threads = 8  # threads per process that decode and augment, 1 to 1,024

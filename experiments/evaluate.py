@@ -88,9 +88,10 @@ def evaluate_file(
   agreement.meet()
   if processes.is_main():
     print(waiting.compiling('the evaluation'), file=sys.stderr, flush=True)
-  with data.test_batches(chosen.data, **processes.share()) as batches:
+  layout = chosen.data.test_layout
+  with data.test_batches(chosen.data, **processes.share(), layout=layout) as batches:
     by_name = batches if places is None else (_relabel(batch, places) for batch in batches)
-    step = steps.make_eval_step(network)
+    step = steps.make_eval_step(network, layout)
     return evaluation.evaluate(step, networks, by_name, chosen.info.num_test)
 
 

@@ -73,7 +73,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
   sharding = _sharding(run)
   train_step = steps.make_train_step(run.network, run.optimizer, run.step, sharding=sharding)
   gather = steps.make_gather(sharding)
-  eval_step = steps.make_eval_step(run.network)
+  eval_step = steps.make_eval_step(run.network, run.data.test_layout)
   is_main = processes.is_main()
 
   # ------------------------------------------------------------------ start or resume
@@ -263,7 +263,8 @@ def _evaluate(
     '': (gather(state.params), state.network_state),
     '_ema': (gather(state.ema_params), state.ema_network_state),
   }
-  with data.test_batches(run.data, **processes.share()) as batches:
+  layout = run.data.test_layout
+  with data.test_batches(run.data, **processes.share(), layout=layout) as batches:
     return evaluation.evaluate(eval_step, networks, batches, run.info.num_test)
 
 

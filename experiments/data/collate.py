@@ -92,10 +92,9 @@ class TrainBatch:
 
     def finish(place: int, first: Cropped, second: Cropped | None) -> Made:
       out = pixels[place]
-      image = out if self.layout == NATURAL_LAYOUT else np.empty(example.shape, np.float32)
+      image = self.layout.room(out)
       made = example.finish(draws[place], first, second, kinds[place], image)
-      if image is not out:
-        self.layout.store(image, out)
+      self.layout.store(image, out)
       return made
 
     def make(place: int) -> Made:
@@ -123,15 +122,18 @@ class TestBatch:
     example: makes one example.
     num_devices: leading axis of the batch.
     num_threads: that share the work.
+    layout: of the batch's images, without squares.
   """
 
   example: EvaluationExample
   num_devices: int
   num_threads: int
+  layout: ImageLayout = NATURAL_LAYOUT
 
   def __call__(self, indices: list[int]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used."""
-    pixels = np.empty((len(indices), *self.example.shape), np.float32)
+    *size, channels = self.example.shape
+    pixels = self.layout.empty(len(indices), tuple(size), channels)
     made = _map(
       lambda place: self.example(int(indices[place]), pixels[place]), len(indices), self.num_threads
     )

@@ -196,14 +196,15 @@ class TrainExample:
   def finish(
     self, draw: Draw, first: Cropped, second: Cropped | None, kind: str, out: np.ndarray
   ) -> Made:
-    """Mixes, augments and normalises.
+    """Mixes, augments and, unless it is to give bytes, normalises.
 
     Args:
       draw: whose randomness to use.
       first: the example's own picture.
       second: what to mix with; None when kind is 'none'.
       kind: one of `mixing.KINDS`.
-      out: float32 [size, size, 3], takes the pixels.
+      out: float32 or, see `DataSettings.train_ends_in_bytes`, uint8 [size, size, 3]: takes the
+        pixels.
     """
     second = first if second is None else second
     unreadable = first.unreadable + (second.unreadable if second is not first else ())
@@ -283,7 +284,10 @@ class EvaluationExample:
     return functools.partial(images.decode, exact=self.preprocessing.is_exact)
 
   def __call__(self, index: int, out: np.ndarray) -> Made:
-    """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3]."""
+    """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3].
+
+    Or not normalised, into uint8, where the preprocessing gives whole numbers.
+    """
     unreadable = ()
     if index < len(self.source):
       try:
@@ -291,7 +295,11 @@ class EvaluationExample:
       except UnreadableError as error:
         unreadable = (error.args[0],)
       else:
-        self.preprocessing.normalize(self.preprocessing.resize(image), out)
+        image = self.preprocessing.resize(image)
+        if out.dtype == np.uint8:
+          np.copyto(out, image, casting='unsafe')
+        else:
+          self.preprocessing.normalize(image, out)
         return Made(label, label, 1.0, 1.0, ())
     out[:] = 0
     return Made(0, 0, 1.0, 0.0, unreadable)

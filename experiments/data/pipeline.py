@@ -285,6 +285,7 @@ def test_batches(
   process_index: int = 0,  # noqa: PT028 (not a test)
   process_count: int = 1,  # noqa: PT028
   of_training_set: bool = False,  # noqa: PT028
+  layout: ImageLayout = NATURAL_LAYOUT,  # noqa: PT028
 ) -> Batches:
   """Returns this host's share of the test set, every picture once and in order.
 
@@ -297,6 +298,7 @@ def test_batches(
     process_index: number of this host.
     process_count: number of hosts; each takes every process_count-th example.
     of_training_set: the training pictures instead, prepared as those of a test set.
+    layout: of the images: NATURAL_LAYOUT or `settings.test_layout`.
 
   Returns:
     Iterator of Batch with B = data.eval_batch_size / (process_count * num_devices).
@@ -313,7 +315,7 @@ def test_batches(
     grain.MapDataset.range(-(-len(source) // size) * size)  # indices past the end are padding
     .slice(slice(process_index, None, process_count))
     .batch(host_batch, batch_fn=list)
-    .map(collate.TestBatch(make_example, num_devices, settings.num_threads))
+    .map(collate.TestBatch(make_example, num_devices, settings.num_threads, layout))
   )
   limits = Limits(len(source), settings.max_corrupt_fraction, noun=settings.noun)
   return _iterate(dataset, settings, UnreadablePictures(limits))

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
+from experiments.data.batch import NATURAL_LAYOUT, ImageLayout
 from experiments.data.ranges import FIELDS
 from experiments.runtime import ranges
 from experiments.runtime.errors import ConfigError
@@ -128,6 +129,30 @@ class DataSettings:
     return Preprocessing(
       self.eval_image_size, self.eval_mode, self.eval_crop_share, self.mean, self.stddev
     )
+
+  @property
+  def train_ends_in_bytes(self) -> bool:
+    """Whether the pixels of training examples are whole numbers before they are normalised."""
+    if self.is_sound:
+      return False
+    blends = self.mixing in ('mixup', 'mixup_cutmix')
+    if self.augment != 'none':  # its operations work on bytes
+      return not blends or self.order.index('mix') < self.order.index('augment')
+    keeps_pixels = self.source == 'synthetic' and self.crop != 'random'  # of the size asked for
+    return not blends and (self.resize == 'opencv' or keeps_pixels)
+
+  def train_layout(self, block: int = 1, dtype: str = 'float32') -> ImageLayout:
+    """How training images are handed over: as bytes if they end in bytes, else in `dtype`."""
+    if self.train_ends_in_bytes:
+      return ImageLayout(block, 'uint8', self.mean, self.stddev)
+    return ImageLayout(block, dtype)
+
+  @property
+  def test_layout(self) -> ImageLayout:
+    """How images of the test set are handed over: as bytes where they are prepared as bytes."""
+    if not self.is_sound and self.preprocessing.is_exact:
+      return ImageLayout(1, 'uint8', self.mean, self.stddev)
+    return NATURAL_LAYOUT
 
 
 def fill_in(

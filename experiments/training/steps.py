@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments.data.batch import Batch
+from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.training import step_metrics, update_sharding
 from experiments.training.gradients import (
   StepSettings,
@@ -252,16 +252,16 @@ def make_gather(sharding: UpdateSharding) -> Callable[[Any], Any]:
 
 
 def make_eval_step(
-  network: hk.TransformedWithState,
+  network: hk.TransformedWithState, layout: ImageLayout = NATURAL_LAYOUT
 ) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
   """Returns (params, network_state, batch [D, B, ...]) -> sums over the real examples.
 
   The sums, float32 scalars over all devices: 'count', 'loss' (unsmoothed), 'top1', 'top5'.
-  Everything is computed in float32.
+  Everything is computed in float32, from images in `layout`.
   """
 
   def step(params, network_state, batch: Batch):
-    images = batch.images.astype(jnp.float32)
+    images = layout.for_network(batch.images, jnp.float32)
     out, _ = network.apply(params, network_state, None, images, is_training=False)
     logits = out['logits'].astype(jnp.float32)
     losses = cross_entropy(logits, batch.labels, batch.mix_labels, batch.mix_ratio, 0.0)
@@ -280,16 +280,16 @@ def make_eval_step(
 
 
 def make_predict_step(
-  network: hk.TransformedWithState,
+  network: hk.TransformedWithState, layout: ImageLayout = NATURAL_LAYOUT
 ) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
   """Returns (params, network_state, batch [D, B, ...]) -> what the network makes of each example.
 
   'probabilities' [D, B, K], and 'pool' [D, B, C], what the classifier sees: float32, each device's
-  on that device.
+  on that device. The images are in `layout`.
   """
 
   def step(params, network_state, batch: Batch):
-    images = batch.images.astype(jnp.float32)
+    images = layout.for_network(batch.images, jnp.float32)
     out, _ = network.apply(params, network_state, None, images, is_training=False)
     logits = out['logits'].astype(jnp.float32)
     return {'probabilities': jax.nn.softmax(logits), 'pool': out['pool'].astype(jnp.float32)}
