@@ -30,6 +30,7 @@ DOCS = [
   'ruff>=0.15,<1',  # lays out the signatures
 ]
 ONNX = ['onnx>=1.17,<2', 'onnxruntime>=1.20,<2']
+AUDIO = ['soundfile>=0.13,<0.15']
 DEMO = ['starlette>=0.45,<2', 'uvicorn>=0.34,<1']
 EXPORT = ['flatbuffers>=24.3,<26']  # StableHLO files
 HUB = ['huggingface_hub>=1.0,<3']  # timm's weights
@@ -82,6 +83,7 @@ setup(
     'simplejpeg>=1.8,<2',
   ],
   extras_require={
+    'audio': AUDIO,  # sounds instead of pictures
     'demo': DEMO,
     'docs': DOCS,
     'export': EXPORT,
@@ -96,6 +98,7 @@ setup(
     'tpu': ['jax[tpu]>=0.10,<0.13'],
     'dev': [
       *TRAIN,
+      *AUDIO,
       *DEMO,
       *EXPORT,
       *HUB,

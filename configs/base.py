@@ -29,6 +29,28 @@ def leave_open(config: ConfigDict, *fields: str) -> None:
     place[name] = config_dict.placeholder(_BY_SIZE[field])
 
 
+def train_privately(recipe: ConfigDict, epsilon: float) -> None:
+  """Gives a recipe what private recipes have in common (arXiv 2204.13650, section 3).
+
+  SGD without momentum at a constant learning rate, no weight decay, no adaptive gradient clipping,
+  no mixing of pictures, no label smoothing, dropout or stochastic depth.
+
+  Args:
+    recipe: of `get_config`.
+    epsilon: within which it trains.
+  """
+  recipe.private.epsilon = epsilon
+  recipe.label_smoothing = 0.0
+  recipe.model.drop_rate = 0.0
+  recipe.model.stochdepth_rate = 0.0
+  recipe.optimizer.momentum = 0.0
+  recipe.optimizer.schedule = 'constant'
+  recipe.optimizer.warmup_epochs = 0.0
+  recipe.optimizer.weight_decay = 0.0
+  recipe.optimizer.clipping = 0.0
+  recipe.data.mixing = 'none'
+
+
 def get_config() -> ConfigDict:
   """Returns the base configuration: the published NFNet-F0 recipe, with no data source chosen."""
   config = ConfigDict()
@@ -120,8 +142,8 @@ def get_config() -> ConfigDict:
   # the number of training pictures.
   config.private.delta = config_dict.placeholder(float)
   config.private.clipping_norm = 1.0  # of the gradient of one picture; above 0, to 1e6
-  # Standard deviation of the noise in the sum of clipped gradients, in clipping norms; above 0, to
-  # 1e6; the run ends when epsilon is spent. None: the least with which epsilon lasts to its end.
+  # Standard deviation of the noise in the sum of clipped gradients, in clipping norms, 0.1 to 1e6;
+  # the run ends when epsilon is spent. None: the least with which epsilon lasts to its end.
   config.private.noise_multiplier = config_dict.placeholder(float)
   # Augmented views of a picture whose gradients are averaged before clipping, 1 to 1,024.
   config.private.augmentation_multiplicity = 1
@@ -141,23 +163,38 @@ def get_config() -> ConfigDict:
   config.finetune.linear_probe = False
 
   config.data = ConfigDict()
-  config.data.source = 'tfds'  # 'digits' (built in), 'folder', 'tfds', 'synthetic' (random images)
+  # 'digits' (built in), 'folder', 'tfds', 'synthetic' (random images), 'audio_folder' (sounds).
+  config.data.source = 'tfds'
   config.data.name = ''  # the TFDS name when source is 'tfds', e.g. 'imagenet2012'
-  config.data.dir = ''  # the folder of images, or TFDS's data directory
+  config.data.dir = ''  # the folder of images or sounds, or TFDS's data directory
   config.data.train_split = 'train'  # a TFDS split expression, or the sub-folder's name
   config.data.test_split = 'test'
-  config.data.held_out_fraction = 0.2  # 'folder' without a test folder; above 0, below 1
+  # 'folder', 'audio_folder' without a test folder; above 0, below 1
+  config.data.held_out_fraction = 0.2
   config.data.num_examples = 0  # 'synthetic': training images, 1 to 2^31 - 1; a tenth to test
   config.data.num_classes = 1000  # 'synthetic': number of classes, 2 to 1,000,000
   # Pixels of a side, 1 to 8,192; None: the variant's training and test size.
   config.data.image_size = config_dict.placeholder(int)
   config.data.eval_image_size = config_dict.placeholder(int)
+  # 'audio_folder': length of a random excerpt, above 0, to 600, in hundredths of a second; and mel
+  # bands of its spectrogram, 1 to 512. None: those of the variant's training size.
+  config.data.clip_seconds = config_dict.placeholder(float)
+  config.data.mel_bands = config_dict.placeholder(int)
+  # 'audio_folder': SpecAugment's masks along time and frequency, 0 to 100 of each; and the largest
+  # share of the excerpt or the bands that one of them hides, 0 to 1.
+  config.data.time_masks = 0
+  config.data.time_mask_share = 0.1
+  config.data.mel_masks = 0
+  config.data.mel_mask_share = 0.2
   config.data.crop = 'random'  # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'
   # (smallest, largest) share of the area; above 0, to 1.
   config.data.crop_area = (0.08, 1.0)
   config.data.crop_aspect = (0.75, 4 / 3)  # (smallest, largest) width / height; 0.01 to 100
   config.data.shift_fraction = 0.1  # crop 'shift': uniform translation, share of the side, 0 to 1
   config.data.flip = True  # left-right, with probability 1/2
+  # Of training JPEGs; 'scaled': at 1/2, 1/4 or 1/8 of their size where the crop is still as large
+  # as the image: faster for large photos, other pixels.
+  config.data.decode = 'full'
   config.data.resize = 'exact'  # bicubic of the training crops; 'opencv': faster, other pixels
   config.data.mixing = 'none'  # 'mixup', 'cutmix' or 'mixup_cutmix' (half of each batch to each)
   config.data.mixup_alpha = 0.2  # of mixup's ratio, Beta(alpha, alpha); above 0, to 1,000
@@ -179,9 +216,9 @@ def get_config() -> ConfigDict:
   config.data.mean = config_dict.placeholder(tuple)
   config.data.stddev = config_dict.placeholder(tuple)
   config.data.eval_batch_size = config_dict.placeholder(int)  # None: that of a training slice
-  # Whether the host rounds training images to compute_dtype and moves squares of their pixels into
-  # the channels, as the stem would: 'auto' (for accelerators), 'on' or 'off'. The network sees the
-  # same values.
+  # Whether the host moves squares of training images' pixels into the channels, as the stem would,
+  # and rounds what it does not send as bytes to compute_dtype: 'auto' (for accelerators), 'on' or
+  # 'off'. The network sees the same values.
   config.data.space_to_depth = 'auto'
   config.data.num_workers = 0  # processes that prepare batches, to 1,024; 0: threads of this one
   config.data.num_threads = 8  # threads per process that decode and augment, 1 to 1,024

@@ -59,7 +59,10 @@ def evaluate_file(
   """
   chosen = settings.read_evaluation(config, str(path), given)
   if processes.is_main():
-    print(f'Pictures are prepared so: {chosen.data.preprocessing}.', file=sys.stderr)
+    print(
+      f'{chosen.data.noun.capitalize()}s are prepared so: {chosen.data.preprocessing}.',
+      file=sys.stderr,
+    )
   if jax.process_count() > 1:
     same_run.require(config.to_dict(), chosen.info)
   params, network_state = initial_weights.load(str(path), chosen.spec)
@@ -77,7 +80,7 @@ def evaluate_file(
   if places is None and len(names) > num_classes:
     raise ConfigError(f'{path} knows {num_classes} classes, but the data has {len(names)}.')
   network = chosen.network(num_classes)
-  images = jax.ShapeDtypeStruct((1, *[chosen.data.eval_image_size] * 2, 3), jnp.float32)
+  images = jax.ShapeDtypeStruct((1, *chosen.data.eval_shape), jnp.float32)
   shapes = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, False), images)
   # The parameters, and the running statistics of a baseline with batch normalisation.
   trees = map(weights.merge, shapes, (params, network_state))
@@ -85,9 +88,10 @@ def evaluate_file(
   agreement.meet()
   if processes.is_main():
     print(waiting.compiling('the evaluation'), file=sys.stderr, flush=True)
-  with data.test_batches(chosen.data, **processes.share()) as batches:
+  layout = chosen.data.test_layout
+  with data.test_batches(chosen.data, **processes.share(), layout=layout) as batches:
     by_name = batches if places is None else (_relabel(batch, places) for batch in batches)
-    step = steps.make_eval_step(network)
+    step = steps.make_eval_step(network, layout)
     return evaluation.evaluate(step, networks, by_name, chosen.info.num_test)
 
 

@@ -8,6 +8,7 @@ they are kept in the work directory. The rest takes seconds, and is the same eve
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import pathlib
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import Batch, sources
+from experiments.data import Batch, PoissonSampling, sources
 from experiments.reporting import progress, recording, results
 from experiments.runtime import atomic_files, processes, waiting
 from experiments.runtime.errors import ConfigError
@@ -27,6 +28,7 @@ from experiments.training import (
   evaluation,
   initial_weights,
   nonfinite,
+  secret,
   settings,
   steps,
   work_directory,
@@ -94,14 +96,23 @@ def _train(
   """The loop over batches of features; returns the last state."""
   plan, size = run.plan, run.data.global_batch_size
   train_step = steps.make_train_step(probe, run.optimizer, run.step)
-  state = steps.replicate(steps.init_state(probe, run.optimizer, run.step.seed, 1))
+  state = steps.init_state(probe, run.optimizer, run.step.seed, 1)
+  batches = _train_batches(*train_set, size, run.step.seed)
+  if run.budget is not None:
+    processes.say(run.budget.plan())
+    # Each start is a new run, which begins at step 0: nothing of an earlier one is kept.
+    state = state._replace(secret=secret.as_arrays(secret.new()))
+    sampling = secret.sampling(
+      state.secret, run.budget, run.step.private, num_devices=jax.device_count()
+    )
+    batches = _private_batches(*train_set, sampling)
+  state = steps.replicate(state)
   pace = progress.Progress(
     total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, images_per_step=size
   )
   log = progress.StepLog(writer, pace, every=run.log_every_steps, first=1, last=plan.total_steps)
   policy = nonfinite.Policy(run.on_nonfinite, workdir, probe, run.layout)
   in_flight = steps.InFlight(lambda *finished: policy.check(*finished, state))
-  batches = _train_batches(*train_set, size, run.step.seed)
   halted = steps.replicate(np.float32(0))
   for step in range(1, plan.total_steps + 1):
     batch = next(batches)
@@ -112,15 +123,17 @@ def _train(
       in_flight.drain()
       pace.restart(step)
     if log.due(step):
-      log.write(step, step_metrics)
+      log.write(step, step_metrics, budget=run.budget)
   in_flight.drain()
   policy.check_end(state)
+  if run.budget is not None:
+    processes.say(run.budget.outcome())
   return state
 
 
 def _start(run: settings.Run) -> tuple[Any, Any]:
   """The pretrained weights under a new classifier, and their state, as numpy arrays."""
-  images = jnp.zeros((1, *[run.data.eval_image_size] * 2, 3))
+  images = jnp.zeros((1, *run.data.eval_shape))
   init = jax.jit(lambda key: run.network.init(key, images, is_training=True))
   fresh = jax.device_get(init(jax.random.key(run.step.seed)))
   return initial_weights.start_from(
@@ -205,6 +218,17 @@ def _train_batches(
       epoch += 1
     chosen, order = order[:size], order[size:]
     yield _batch(features[chosen], labels[chosen], np.ones(size, np.float32))
+
+
+def _private_batches(
+  features: np.ndarray, labels: np.ndarray, sampling: PoissonSampling
+) -> Iterator[Batch]:
+  """Batches of rows, each drawn by itself, without end."""
+  sampling = dataclasses.replace(sampling, num_examples=len(labels))  # only readable ones
+  for step in itertools.count():
+    rows = np.array([draw.index for draw in sampling.draws(step, jax.local_device_count())])
+    mask = (rows >= 0).astype(np.float32)
+    yield _batch(features[rows] * mask[:, None], labels[rows], mask)
 
 
 def _test_batches(features: np.ndarray, labels: np.ndarray, size: int) -> Iterator[Batch]:

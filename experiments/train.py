@@ -73,7 +73,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
   sharding = _sharding(run)
   train_step = steps.make_train_step(run.network, run.optimizer, run.step, sharding=sharding)
   gather = steps.make_gather(sharding)
-  eval_step = steps.make_eval_step(run.network)
+  eval_step = steps.make_eval_step(run.network, run.data.test_layout)
   is_main = processes.is_main()
 
   # ------------------------------------------------------------------ start or resume
@@ -185,8 +185,10 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
 def _sharding(run: settings.Run) -> update_sharding.UpdateSharding:
   """What of the state each device has."""
   num_shares = update_sharding.num_shares(run.sharded_update, jax.devices())
-  of_run = (run.network, run.optimizer, run.data.image_size)
-  return steps.plan_sharding(*of_run, num_shares, _new_secret(run))
+  *size, channels = run.data.train_shape
+  return steps.plan_sharding(
+    run.network, run.optimizer, tuple(size), num_shares, _new_secret(run), channels=channels
+  )
 
 
 def _new_secret(run: settings.Run) -> Any:
@@ -205,7 +207,8 @@ def _first_state(
   restored = checkpointer.restore(like=sharding.whole)
   if restored is not None:
     return sharding.place(restored)
-  fresh = steps.init_network(run.network, run.step.seed, run.data.image_size)
+  *size, channels = run.data.train_shape
+  fresh = steps.init_network(run.network, run.step.seed, tuple(size), channels)
   if run.pretrained:
     fresh = initial_weights.start_from(
       run.pretrained,
@@ -241,11 +244,12 @@ def _introduction(
   sharding: update_sharding.UpdateSharding,
   workdir: pathlib.Path,
 ) -> str:
+  noun = 'sounds' if run.data.is_sound else 'images'
   shared = '' if sharding.is_whole else f', update shared out among {sharding.num_shares}'
   return (
     f'{run.model_title}: {num_params:,} parameters, {run.num_classes} classes. '
-    f'{run.info.num_train:,} training and {run.info.num_test:,} test images of '
-    f'{run.data.title!r} at {run.data.image_size} and {run.data.eval_image_size} px. '
+    f'{run.info.num_train:,} training and {run.info.num_test:,} test {noun} of '
+    f'{run.data.title!r} at {run.data.size_title}. '
     f'{run.plan.total_steps:,} steps of {run.data.global_batch_size} on {jax.device_count()} '
     f'{jax.default_backend()} device(s), {run.step.compute_dtype}{shared}. Results go to {workdir}.'
   )
@@ -259,7 +263,8 @@ def _evaluate(
     '': (gather(state.params), state.network_state),
     '_ema': (gather(state.ema_params), state.ema_network_state),
   }
-  with data.test_batches(run.data, **processes.share()) as batches:
+  layout = run.data.test_layout
+  with data.test_batches(run.data, **processes.share(), layout=layout) as batches:
     return evaluation.evaluate(eval_step, networks, batches, run.info.num_test)
 
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
   from typing import Any
 
   from nfnets import (
+    audio,
     deploy,
     execution,
     flops,
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     mean_field,
     optim,
     signal_propagation,
+    sound_files,
     weights,
   )
   from nfnets.classifier import Classifier
   from nfnets.convert import weight_standardized
+  from nfnets.embedder import Embedder
   from nfnets.host_memory import keep_freed_memory
   from nfnets.layers import WSConv1D, WSConv2D, WSConv2DTranspose, WSConv3D
   from nfnets.nf_regnet import NFRegNet
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
   from nfnets.nfnet import NFNet
   from nfnets.nfnet_light import NFNetLight
   from nfnets.optim import adaptive_grad_clip
+  from nfnets.slow_fast import SlowFastNFNet
   from nfnets.spec import ModelSpec
   from nfnets.weights import list_models, load_pretrained
   from nfnets.zoo import create_model
@@ -35,16 +39,19 @@ __version__ = '0.1.0'
 
 __all__ = [
   'Classifier',
+  'Embedder',
   'ModelSpec',
   'NFNet',
   'NFNetLight',
   'NFRegNet',
   'NFResNet',
+  'SlowFastNFNet',
   'WSConv1D',
   'WSConv2D',
   'WSConv2DTranspose',
   'WSConv3D',
   'adaptive_grad_clip',
+  'audio',
   'create_model',
   'deploy',
   'execution',
@@ -57,6 +64,7 @@ __all__ = [
   'mean_field',
   'optim',
   'signal_propagation',
+  'sound_files',
   'weight_standardized',
   'weights',
 ]
@@ -65,11 +73,13 @@ __all__ = [
 # command `nfnets` answers before JAX has started.
 _HOMES = {
   'Classifier': 'classifier',
+  'Embedder': 'embedder',
   'ModelSpec': 'spec',
   'NFNet': 'nfnet',
   'NFNetLight': 'nfnet_light',
   'NFRegNet': 'nf_regnet',
   'NFResNet': 'nf_resnet',
+  'SlowFastNFNet': 'slow_fast',
   'WSConv1D': 'layers',
   'WSConv2D': 'layers',
   'WSConv2DTranspose': 'layers',

@@ -6,6 +6,7 @@ The variances follow [NFNet] section 2 (arXiv 2102.06171) and [SigProp] section 
 import math
 from typing import NamedTuple
 
+from nfnets.sides import Sides
 from nfnets.spec import ModelSpec
 
 
@@ -17,7 +18,9 @@ class BlockPlan(NamedTuple):
   out_channels: int
   bottleneck: int  # channels between the 1x1 convolutions
   groups: int
-  stride: int
+  kernel: Sides  # of the first grouped convolution
+  second_kernel: Sides
+  stride: Sides
   input_std: float  # expected standard deviation of the block's input
   alpha: float
   stochdepth_rate: float
@@ -25,7 +28,7 @@ class BlockPlan(NamedTuple):
   @property
   def is_transition(self) -> bool:
     """Whether the shortcut needs a convolution."""
-    return self.stride > 1 or self.in_channels != self.out_channels
+    return self.stride != 1 or self.in_channels != self.out_channels
 
   @property
   def beta(self) -> float:
@@ -46,7 +49,6 @@ def plan_blocks(spec: ModelSpec) -> list[BlockPlan]:
   """
   plans = []
   expected_std = 1.0
-  in_channels = spec.stem[-1][2]
   num_blocks = sum(spec.depth)
   ramp = max(1, num_blocks - 1) if spec.conventions.stochdepth_reaches_rate else num_blocks
   for stage, depth in enumerate(spec.depth):
@@ -55,15 +57,17 @@ def plan_blocks(spec: ModelSpec) -> list[BlockPlan]:
       group_width = spec.group_width[stage] or bottleneck
       plan = BlockPlan(
         stage=stage,
-        in_channels=in_channels,
+        in_channels=spec.stage_input(stage) if index == 0 else spec.width[stage],
         out_channels=spec.width[stage],
         bottleneck=bottleneck,
         groups=bottleneck // group_width,
+        kernel=spec.kernel[stage],
+        second_kernel=spec.second_kernel[stage],
         stride=spec.stride[stage] if index == 0 else 1,
         input_std=expected_std,
         alpha=spec.alpha,
         stochdepth_rate=spec.stochdepth_rate * len(plans) / ramp,
       )
       plans.append(plan)
-      in_channels, expected_std = plan.out_channels, plan.expected_std
+      expected_std = plan.expected_std
   return plans

@@ -100,6 +100,8 @@ class Classifier:
         option has no such value.
     """
     self.runtime = _check_options(size, mode, dtype, batch_size, runtime)
+    if not zoo.is_for_pictures(spec):
+      raise ValueError('this network is for sounds and labels no pictures: see nfnets.Embedder.')
     self.spec = spec
     preprocessing = preprocessing or Preprocessing(spec.test_size)
     self.preprocessing = preprocessing.replace(size=size, mode=mode)

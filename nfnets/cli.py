@@ -24,6 +24,7 @@ COMMANDS = {
   'train': Command('experiments.train', 'train a network or fine-tune a released one'),
   'evaluate': Command('experiments.evaluate', 'measure the accuracy of weights on a test set'),
   'predict': Command('scripts.predict', 'label pictures'),
+  'embed-audio': Command('scripts.embed_audio', 'turn a folder of sounds into vectors'),
   'webcam': Command('scripts.webcam', 'label what a camera or a video shows'),
   'demo': Command('nfnets.demo.__main__', 'try a network in the browser'),
   'export': Command('scripts.export', 'write a network for ONNX, StableHLO or TensorFlow'),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from nfnets import execution, zoo
+from nfnets.sides import Sides
 
 
 def count_multiply_adds(function: Callable[..., Any], *args: Any) -> int:
@@ -29,12 +30,12 @@ def count_multiply_adds(function: Callable[..., Any], *args: Any) -> int:
   return _count(program.jaxpr)
 
 
-def model_multiply_adds(name: str | zoo.AnySpec, size: int, num_classes: int = 1000) -> int:
+def model_multiply_adds(name: str | zoo.AnySpec, size: Sides, num_classes: int = 1000) -> int:
   """Returns the multiply-adds of a model on one image.
 
   Args:
     name: a name of `nfnets.list_models()`, or a spec.
-    size: height and width of the image, in pixels.
+    size: height and width of the image, in pixels: one number, or both.
     num_classes: number of logits.
 
   Raises:
@@ -43,7 +44,7 @@ def model_multiply_adds(name: str | zoo.AnySpec, size: int, num_classes: int = 1
   network = hk.transform_with_state(
     lambda images: zoo.create_model(name, num_classes)(images, is_training=False)['logits']
   )
-  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  images = jax.ShapeDtypeStruct((1, *zoo.input_shape(zoo.get_spec(name), size)), jnp.float32)
   params, state = jax.eval_shape(network.init, jax.random.key(0), images)
   return count_multiply_adds(network.apply, params, state, None, images)
 

@@ -40,7 +40,7 @@ def read_header(data: bytes) -> tuple[int, int, str]:
 
 
 def decode(
-  data: bytes, colorspace: str, *, exact: bool = False
+  data: bytes, colorspace: str, *, exact: bool = False, least: tuple[int, int] = (0, 0)
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Decodes to RGB, ignoring the orientation.
 
@@ -50,6 +50,8 @@ def decode(
       writes it (inverted), with Adobe's marker or without, as Pillow does.
     exact: whether the inverse cosine transform is Pillow's accurate one instead of TensorFlow's
       fast one; for CMYK it is always Pillow's.
+    least: (height, width) in pixels: the transform leaves the finest frequencies out for as small a
+      picture as has so many of each. (0, 0): the whole picture.
 
   Returns:
     The pixels, uint8 [H, W, 3], and which rows were decoded, bool [H]; None: all.
@@ -59,6 +61,7 @@ def decode(
   """
   is_cmyk = colorspace in ('CMYK', 'YCCK')
   options = {'colorspace': 'CMYK' if is_cmyk else 'RGB', 'fastdct': not (is_cmyk or exact)}
+  options |= {'min_height': least[0], 'min_width': least[1]}
   rows = None
   try:
     image = simplejpeg.decode_jpeg(data, **options)

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nfnets import activations
+from nfnets import activations, sides
 from nfnets.execution import SpaceToDepth, convolve, standardize
+from nfnets.sides import Sides
 
 Padding = str | Sequence[tuple[int, int]]
 Function = Callable[[jax.Array], jax.Array]
@@ -153,16 +154,16 @@ class Conv2D(hk.Module):
   def __init__(
     self,
     output_channels: int,
-    kernel_shape: int,
-    stride: int = 1,
+    kernel_shape: Sides,
+    stride: Sides = 1,
     padding: Padding = 'SAME',
     feature_group_count: int = 1,
     name: str | None = None,
   ):
-    """Builds the layer; parameters are `w` [k, k, I / groups, O] and `b` [O]."""
+    """Builds the layer; parameters are `w` [kh, kw, I / groups, O] and `b` [O]."""
     super().__init__(name=name)
     self.output_channels = output_channels
-    self.kernel_shape = (kernel_shape,) * 2
+    self.kernel_shape = sides.pair(kernel_shape)
     self.stride = stride
     self.padding = padding
     self.groups = feature_group_count

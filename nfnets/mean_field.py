@@ -5,12 +5,13 @@ are assumed to be Gaussian and its channels independent, so that a convolution t
 into variances and an activation is an integral in one dimension.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets import activations
+from nfnets import activations, sides
 from nfnets.baselines.resnet import ResNetSpec
 from nfnets.block_plan import plan_blocks
 from nfnets.spec import ModelSpec
@@ -48,13 +49,15 @@ def predict(spec: ModelSpec) -> list[Moments]:
   """Returns the moments of a normalizer-free network's blocks, with its skip gains at 1.
 
   A standardised convolution preserves the variance and, as its weights sum to zero, leaves no mean;
-  an activation maps the variance q to V(q), which is 1 at 1; average pooling s x s pixels that are
-  independent divides by s^2. It ignores padding, the noise of finite widths, and a max pool in the
+  an activation maps the variance q to V(q), which is 1 at 1; average pooling of n pixels that are
+  independent divides by n. It ignores padding, the noise of finite widths, and a max pool in the
   stem.
 
   Raises:
-    ValueError: the activation is not elementwise.
+    ValueError: the activation is not elementwise, or the network has two trunks.
   """
+  if spec.fast is not None:
+    raise ValueError('There is no theory of two trunks: give the spec of one, such as fast_trunk.')
   gamma = activations.get(spec.activation).gamma
 
   def v(q: float) -> float:
@@ -65,7 +68,7 @@ def predict(spec: ModelSpec) -> list[Moments]:
     normalised = branch = v(q) * plan.beta**2
     for _ in range(3 if spec.two_convs else 2):  # the activations inside the branch
       branch = v(branch)
-    pooled = plan.stride**2 if spec.shortcut == 'average_pool' else 1
+    pooled = math.prod(sides.pair(plan.stride)) if spec.shortcut == 'average_pool' else 1
     q = (normalised / pooled if plan.is_transition else q) + spec.alpha**2 * branch
     moments.append(Moments(q, 0.0, branch))
   return moments

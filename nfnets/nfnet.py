@@ -48,7 +48,7 @@ class NFNet(NFBackbone):
 
   def __init__(
     self,
-    num_classes: int,
+    num_classes: int | None,
     variant: str | ModelSpec = 'F0',
     width: float = 1.0,
     se_ratio: float | None = None,
@@ -65,7 +65,7 @@ class NFNet(NFBackbone):
     """Builds the network. Arguments that are None keep the variant's values.
 
     Args:
-      num_classes: number of logits.
+      num_classes: number of logits; None: no classifier, only 'pool'.
       variant: 'F0'..'F7', 'F0+'..'F7+' or a `ModelSpec`.
       width: multiplier of the stage widths (not of the stem).
       se_ratio: hidden width of squeeze-excite relative to its input; 0: none.

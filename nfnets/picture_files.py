@@ -8,13 +8,28 @@ import stat
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 # Of the formats that `images.decode` reads; the content decides, so an ending may be wrong.
 ENDINGS = (
   '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.png', '.apng', '.webp', '.gif', '.bmp', '.dib',
   '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm',
 )  # fmt: skip
+
+
+class Kind(NamedTuple):
+  """What a folder is searched for.
+
+  Attributes:
+    noun: what messages call one.
+    endings: of file names, in small letters, with their dots.
+  """
+
+  noun: str
+  endings: tuple[str, ...]
+
+
+PICTURES = Kind('picture', ENDINGS)
 MAX_BYTES = 2**30  # the largest picture that is decoded, uncompressed with four times 16 bits
 MAX_DOWNLOAD = 2**26  # bytes
 
@@ -91,7 +106,9 @@ def _leads_inside(link: str, inside: pathlib.Path) -> bool:
     return False
 
 
-def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> Iterator[str]:
+def walk(
+  folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped, kind: Kind = PICTURES
+) -> Iterator[str]:
   """Yields the paths of the pictures in a folder, at every depth, sorted.
 
   A picture is a regular file with one of ENDINGS, in upper or lower case; see `entries` for what is
@@ -101,6 +118,7 @@ def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> I
     folder: the folder.
     inside: a folder, with all links resolved, that links must not lead out of.
     skipped: takes what is left out.
+    kind: of files, if it is not pictures.
   """
   waiting = entries(folder, inside, skipped)[::-1]
   while waiting:
@@ -109,7 +127,7 @@ def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> I
       waiting += entries(entry.path, inside, skipped)[::-1]
     elif os.path.isdir(entry.path):
       skipped.add('linked folders', entry.path)
-    elif not has_picture_ending(entry.name):
+    elif not has_ending(entry.name, kind):
       skipped.add('of another ending', entry.path)
     elif not os.path.isfile(entry.path):
       skipped.add('that are not regular files', entry.path)
@@ -117,9 +135,9 @@ def walk(folder: str | os.PathLike, inside: pathlib.Path, skipped: Skipped) -> I
       yield entry.path
 
 
-def has_picture_ending(name: str) -> bool:
-  """Whether a file name ends as those of pictures do, in upper or lower case."""
-  return name.lower().endswith(ENDINGS)
+def has_ending(name: str, kind: Kind = PICTURES) -> bool:
+  """Whether a file name ends as those of a kind do, in upper or lower case."""
+  return name.lower().endswith(kind.endings)
 
 
 def read(path: str | os.PathLike) -> bytes:

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from nfnets import images, inference
+from nfnets.audio import SoundPreprocessing
 
 METADATA_KEY = 'preprocessing'  # of a weights file and of an ONNX file; its text is JSON
 _MOST_PIXELS = 8192  # of a side
@@ -109,6 +110,8 @@ class Preprocessing:
         mode = metadata.get('eval_mode', 'resize_crop_32')
         return None if text is None else cls(int(text), mode)
       fields = json.loads(text)
+      if 'bands' in fields:
+        raise ValueError('it is of sounds, not of pictures')
       for name in ('mean', 'stddev'):
         if name in fields:
           fields[name] = tuple(fields[name])
@@ -123,6 +126,37 @@ class Preprocessing:
     is_usual = values == (images.IMAGENET_MEAN, images.IMAGENET_STDDEV)
     scale = '' if is_usual else f', mean {self.mean}, standard deviation {self.stddev}'
     return f'{self.size} px, {self.mode}{share}{scale}'
+
+
+def usual(shape: Sequence[int]) -> Preprocessing | SoundPreprocessing:
+  """Returns how pictures, or sounds, are prepared where weights do not say.
+
+  Args:
+    shape: (height, width, channels) of the network's input; one channel is a spectrogram's.
+
+  Raises:
+    ValueError: pictures would not be square.
+  """
+  height, width, channels = shape
+  if channels == 1:
+    return SoundPreprocessing(height, width)
+  return Preprocessing(height if height == width else (height, width))
+
+
+def read_metadata(metadata: Mapping[str, str]) -> Preprocessing | SoundPreprocessing | None:
+  """Returns what a file of weights stores, for pictures or for sounds; None if it stores nothing.
+
+  Raises:
+    ValueError: the stored value cannot be used.
+  """
+  text = metadata.get(METADATA_KEY)
+  try:
+    fields = {} if text is None else json.loads(text)
+    if 'bands' in fields:
+      return SoundPreprocessing(**fields)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'its {METADATA_KEY} {text!r} cannot be used: {error}') from None
+  return Preprocessing.from_metadata(metadata)
 
 
 def _is_number(value: Any) -> bool:

@@ -5,9 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nfnets import activations
+from nfnets import activations, sides
+from nfnets.sides import Sides
 
-StemConv = tuple[int, int, int]  # kernel size, stride, output channels
+StemConv = tuple[Sides, Sides, int]  # kernel size, stride, output channels
 
 
 class Family(NamedTuple):
@@ -24,9 +25,13 @@ FAMILIES: dict[str, Family] = {
   'NF_ResNet': Family('nf_res_block', 'initial_conv'),
   'NF_RegNet': Family('nf_block', 'initial_conv'),
   'NFNetLight': Family('nf_block', 'stem_conv{}'),
+  'slow_fast_nf_net': Family('nf_block', 'stem_conv{}'),
 }
+SLOW_FAST = 'slow_fast_nf_net'  # the family with two trunks
 
-_PER_STAGE = ('width', 'depth', 'stride', 'expansion', 'group_width')
+_WINDOWS = ('stride', 'kernel', 'second_kernel')  # one number per stage, or a pair
+_PER_STAGE = ('width', 'depth', 'expansion', 'group_width', *_WINDOWS)
+_OF_FAST_TRUNK = ('width', 'stem', 'group_width', 'kernel', 'second_kernel')
 _CHOICES = {
   'expansion_of': ('output', 'input'),
   'shortcut': ('average_pool', 'strided_conv'),
@@ -102,6 +107,41 @@ class Conventions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FastTrunk:
+  """The narrow trunk of a slow-fast network, which sees every frame (arXiv 2111.12124).
+
+  Depths, strides and all else are those of the wide trunk, which sees one frame in `frames`, and
+  which is given the maps of this one by a lateral convolution before each of its stages.
+
+  Attributes:
+    width: as in `ModelSpec`; the same number of stages.
+    stem: as in `ModelSpec`.
+    group_width: as in `ModelSpec`.
+    kernel: as in `ModelSpec`.
+    second_kernel: as in `ModelSpec`.
+    lateral_width: channels of each stage's lateral convolution.
+    lateral_kernel: its size in frames.
+    frames: its stride: frames of this trunk for each of the other.
+  """
+
+  width: tuple[int, ...]
+  stem: tuple[StemConv, ...]
+  group_width: tuple[int, ...] | Any = 16
+  kernel: tuple[Sides, ...] | Any = 3
+  second_kernel: tuple[Sides, ...] | Any = 3
+  lateral_width: tuple[int, ...] | Any
+  lateral_kernel: int = 7
+  frames: int = 4
+
+  def __post_init__(self):
+    """Checks what the spec of a trunk does not."""
+    for field in ('lateral_kernel', 'frames'):
+      value = getattr(self, field)
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f'FastTrunk.{field} must be a whole number from 1, got {value!r}.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
   """A normalizer-free network. Tuples have one entry per stage; a number stands for all stages.
 
@@ -114,11 +154,14 @@ class ModelSpec:
   Attributes:
     width: output channels of each stage.
     depth: blocks of each stage.
-    stride: of the first block of each stage.
+    stride: of the first block of each stage; for one that is not the same along both axes, this
+      and the kernels take (height, width).
     expansion: bottleneck width over `expansion_of`.
     expansion_of: the block's 'output' width, or its 'input' width.
     first_expansion: that of the network's first block; None: the same as its stage's.
     group_width: channels of a group of the 3x3 convolutions; 0: no groups.
+    kernel: of each stage's first 3x3 convolutions, if it is not 3; odd.
+    second_kernel: the same of its second ones.
     two_convs: whether each block has a second 3x3 convolution.
     shortcut: of a transition block, 'average_pool' before its 1x1 convolution, or 'strided_conv':
       in it.
@@ -130,19 +173,22 @@ class ModelSpec:
     se_ratio: hidden width over input width of squeeze-excite; 0: none.
     alpha: scale of the residual branch.
     activation: a name in `nfnets.activations.ACTIVATIONS`.
+    in_channels: channels of the images: 3 of pictures, 1 of spectrograms.
     stem: kernel size, stride and output channels of each convolution of the stem; empty: NFNet's
       four, ending in width[0] // 2.
     stem_pool: whether a 3x3/2 max pool follows the stem's convolutions.
     final_conv: whether a 1x1 convolution comes before the last activation and the pooling.
     head_multiple: channels of that convolution over width[-1].
     head_channels: the number of these channels, in place of `head_multiple`; None: not given.
+    fast: the second trunk of a slow-fast network, of which the other fields then describe the
+      first; None: there is none.
     classifier_std: standard deviation of the classifier's initial weights; 0: zeros.
     family: a key of `FAMILIES`: the class, and the names in the parameter tree.
     conventions: the conventions of an implementation.
     drop_rate: dropout before the classifier. This and the next fields are the published recipe's.
     stochdepth_rate: stochastic depth rate that the last block approaches.
-    train_size: side of the training images, pixels.
-    test_size: side of the evaluation images, pixels.
+    train_size: side of the training images, pixels; of spectrograms (frames, mel bands).
+    test_size: side of the evaluation images, likewise.
     augment_magnitude: magnitude of RandAugment.
   """
 
@@ -150,11 +196,13 @@ class ModelSpec:
   width: tuple[int, ...]
   # Type checkers let a number pass as well, by `Any`.
   depth: tuple[int, ...] | Any
-  stride: tuple[int, ...] | Any = (1, 2, 2, 2)
+  stride: tuple[Sides, ...] | Any = (1, 2, 2, 2)
   expansion: tuple[float, ...] | Any = (0.5,)
   expansion_of: str = 'output'
   first_expansion: float | None = None
   group_width: tuple[int, ...] | Any = (128,)
+  kernel: tuple[Sides, ...] | Any = (3,)
+  second_kernel: tuple[Sides, ...] | Any = (3,)
   two_convs: bool = True
   shortcut: str = 'average_pool'
   skip_gain: bool = True
@@ -165,11 +213,13 @@ class ModelSpec:
   alpha: float = 0.2
   activation: str = 'gelu'
   # The ends.
+  in_channels: int = 3
   stem: tuple[StemConv, ...] = ()
   stem_pool: bool = False
   final_conv: bool = True
   head_multiple: float = 2.0
   head_channels: int | None = None
+  fast: FastTrunk | None = None
   classifier_std: float = 0.01
   # Whose network it is.
   family: str = 'NFNet'
@@ -177,8 +227,8 @@ class ModelSpec:
   # What the published recipe uses with it.
   drop_rate: float = 0.0
   stochdepth_rate: float = 0.1
-  train_size: int = 224
-  test_size: int = 224
+  train_size: Sides = 224
+  test_size: Sides = 224
   augment_magnitude: float = 0.0
 
   def __post_init__(self):
@@ -186,7 +236,9 @@ class ModelSpec:
     for field in _PER_STAGE:
       object.__setattr__(self, field, self._per_stage(field))
     stem = self.stem or default_stem(self.width[0])
-    object.__setattr__(self, 'stem', tuple(tuple(conv) for conv in stem))
+    object.__setattr__(self, 'stem', tuple(_stem_conv(*conv) for conv in stem))
+    for field in ('train_size', 'test_size'):
+      object.__setattr__(self, field, _sides(field, getattr(self, field)))
     for field, choices in _CHOICES.items():
       check_choice(f'ModelSpec.{field}', getattr(self, field), choices)
     if len(self.stem) > 1 and '{}' not in self.names.stem_conv:
@@ -200,6 +252,7 @@ class ModelSpec:
         'set se_ratio=0, or keep squeeze-excite.'
       )
     activations.get(self.activation)
+    self._check_channels()
     self._check_bottlenecks()
     for field, low, high in (
       ('drop_rate', 0, 1),
@@ -224,9 +277,40 @@ class ModelSpec:
         f'ModelSpec.{field} has {len(value)} entries for {len(self.width)} stages: give one number '
         'or one per stage.'
       )
-    if any(v < 0 or (v == 0 and field != 'group_width') for v in value):
+    if field in _WINDOWS:
+      value = tuple(_sides(field, v) for v in value)
+    lengths = [v for entry in value for v in (entry if isinstance(entry, tuple) else (entry,))]
+    if any(v < 0 or (v == 0 and field != 'group_width') for v in lengths):
       raise ValueError(f'ModelSpec.{field} must be positive, got {value}.')
+    if 'kernel' in field and not all(v % 2 for v in lengths):
+      raise ValueError(f'ModelSpec.{field} must be odd, got {value}.')
     return value
+
+  def _check_channels(self) -> None:
+    """The channels of the images, and the second trunk."""
+    if not isinstance(self.in_channels, int) or self.in_channels < 1:
+      raise ValueError(
+        f'ModelSpec.in_channels must be a whole number from 1, got {self.in_channels!r}.'
+      )
+    if (self.fast is not None) != (self.family == SLOW_FAST):
+      raise ValueError(
+        f'family={self.family!r} and fast={"a trunk" if self.fast else None} do not go together: '
+        f'networks of two trunks, and only they, are of the family {SLOW_FAST!r}.'
+      )
+    if self.fast is None:
+      return
+    lateral = self.fast.lateral_width
+    lateral = tuple(lateral) if isinstance(lateral, list | tuple) else (lateral,)
+    lateral = lateral * len(self.width) if len(lateral) == 1 else lateral
+    if len(lateral) != len(self.width) or min(lateral) < 1:
+      raise ValueError(
+        f'FastTrunk.lateral_width must have a number from 1 for each of the {len(self.width)} '
+        f'stages, or one for all, got {self.fast.lateral_width}.'
+      )
+    trunk = self.fast_trunk  # raises what is wrong with it
+    same = {field: getattr(trunk, field) for field in _OF_FAST_TRUNK}
+    fast = dataclasses.replace(self.fast, lateral_width=lateral, **same)
+    object.__setattr__(self, 'fast', fast)
 
   def _check_bottlenecks(self) -> None:
     """Every block must have room for one group."""
@@ -248,7 +332,7 @@ class ModelSpec:
     """Channels inside block `index` of `stage`: rounded down to whole groups."""
     channels = self.width[stage]
     if self.expansion_of == 'input' and index == 0:
-      channels = self.width[stage - 1] if stage else self.stem[-1][2]
+      channels = self.stage_input(stage)
     expansion = self.expansion[stage]
     if stage == index == 0 and self.first_expansion is not None:
       expansion = self.first_expansion
@@ -256,13 +340,29 @@ class ModelSpec:
     group_width = self.group_width[stage] or 1
     return bottleneck // group_width * group_width
 
+  def stage_input(self, stage: int) -> int:
+    """Channels of the map that a stage begins with, those of a lateral convolution included."""
+    channels = self.width[stage - 1] if stage else self.stem[-1][2]
+    return channels + self.lateral_width(stage)
+
+  def lateral_width(self, stage: int) -> int:
+    """Channels that a second trunk adds before a stage; 0: there is none."""
+    return self.fast.lateral_width[stage] if self.fast else 0
+
+  @property
+  def fast_trunk(self) -> 'ModelSpec':
+    """The second trunk of a slow-fast network, as a network of its own."""
+    own = {field: getattr(self.fast, field) for field in _OF_FAST_TRUNK}
+    own['width'] = tuple(own['width'])
+    return dataclasses.replace(self, family='NFNet', fast=None, **own)
+
   def attention_hidden(self, channels: int) -> int:
     """Hidden width of a squeeze-excite on `channels` channels."""
     return max(1, self.conventions.round_channels(channels * self.se_ratio, lowest=0))
 
   @property
   def final_channels(self) -> int:
-    """Channels of the pooled vector."""
+    """Channels of the pooled vector, of a slow-fast network of the first trunk's."""
     if not self.final_conv:
       return self.width[-1]
     return self.head_channels or int(self.head_multiple * self.width[-1])
@@ -301,7 +401,22 @@ class ModelSpec:
     if isinstance(conventions, Mapping):
       check_fields(Conventions, conventions)
       fields['conventions'] = Conventions(**conventions)
+    if isinstance(fields.get('fast'), Mapping):
+      check_fields(FastTrunk, fields['fast'])
+      fields['fast'] = FastTrunk(**fields['fast'])
     return cls(**fields)
+
+
+def _sides(field: str, value: Any) -> Any:
+  """A window or a size in the one way to write it."""
+  try:
+    return sides.plain(value)
+  except ValueError as error:
+    raise ValueError(f'ModelSpec.{field}: {error}') from None
+
+
+def _stem_conv(kernel: Any, stride: Any, channels: int) -> StemConv:
+  return _sides('stem', kernel), _sides('stem', stride), channels
 
 
 def default_stem(width: int) -> tuple[StemConv, ...]:

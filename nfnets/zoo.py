@@ -11,6 +11,8 @@
 | `BN-F0`..`BN-F7` | the NFNets with batch normalisation (arXiv 2102.06171, table 3) |
 | `EfficientNet-B0`..`EfficientNet-B7` | as published (arXiv 1905.11946) |
 | `WRN-16-4`, `WRN-40-4`, `WRN-28-10` | wide ResNets for private training (arXiv 2204.13650) |
+| `SlowFast-NFNet-F0` | the network for sound, as published (arXiv 2111.12124) |
+| `NFNet-F0-slow`, `NFNet-F0-fast` | its two trunks, each by itself |
 
 Published networks have names in capitals; timm's names are in lower case and stand for timm's
 functions. `NF-ResNet-50` and `nf_resnet50` are different functions, as are `NF-RegNet-B0` and
@@ -32,9 +34,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from nfnets import nf_regnet, nf_resnet, nfnet, nfnet_light
+from nfnets import nf_regnet, nf_resnet, nfnet, nfnet_light, sides, slow_fast
 from nfnets.baselines import BaselineSpec, efficientnet, join_state, resnet, wide_resnet
-from nfnets.spec import ModelSpec
+from nfnets.sides import Sides
+from nfnets.spec import SLOW_FAST, ModelSpec
 
 AnySpec = ModelSpec | BaselineSpec
 
@@ -43,7 +46,7 @@ class Network(Protocol):
   """How a Haiku module of any family is called."""
 
   def __call__(self, images: jax.Array, is_training: bool) -> dict[str, jax.Array]:
-    """Returns 'pool' [N, C] and 'logits' [N, K] of images [N, H, W, 3]."""
+    """Returns 'pool' [N, D] and 'logits' [N, K] of images [N, H, W, C]."""
     ...
 
 
@@ -53,6 +56,7 @@ _CLASSES: dict[str, type[hk.Module]] = {
   'NF_ResNet': nf_resnet.NFResNet,
   'NF_RegNet': nf_regnet.NFRegNet,
   'NFNetLight': nfnet_light.NFNetLight,
+  SLOW_FAST: slow_fast.SlowFastNFNet,
   'BN_ResNet': resnet.ResNet,
   'EfficientNet': efficientnet.EfficientNet,
   'WideResNet': wide_resnet.WideResNet,
@@ -74,6 +78,8 @@ _MODELS: dict[str, AnySpec] = {
   **{f'BN-{name}': spec for name, spec in resnet.VARIANTS.items()},
   **{f'EfficientNet-{name}': spec for name, spec in efficientnet.VARIANTS.items()},
   **{f'WRN-{name}': spec for name, spec in wide_resnet.VARIANTS.items()},
+  **{f'SlowFast-NFNet-{name}': spec for name, spec in slow_fast.VARIANTS.items()},
+  **{f'NFNet-{name}': spec for name, spec in slow_fast.TRUNKS.items()},
 }
 
 
@@ -118,7 +124,23 @@ def spec_from_dict(fields: Mapping[str, Any]) -> AnySpec:
   return _BASELINES.get(fields.get('family'), ModelSpec).from_dict(fields)
 
 
-def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any) -> Network:
+def input_shape(spec: AnySpec, size: Sides | None = None) -> tuple[int, int, int]:
+  """Returns (height, width, channels) of a network's images; of spectrograms (frames, bands, 1).
+
+  Args:
+    spec: the network.
+    size: height and width; None: the spec's test size.
+  """
+  channels = spec.in_channels if isinstance(spec, ModelSpec) else 3
+  return *sides.pair(size or spec.test_size), channels
+
+
+def is_for_pictures(spec: AnySpec) -> bool:
+  """Whether a network takes images of three channels."""
+  return input_shape(spec)[-1] == 3
+
+
+def create_model(name: str | AnySpec, num_classes: int | None = 1000, **overrides: Any) -> Network:
   """Builds a model by name. Call it inside `hk.transform`, as any Haiku module.
 
       network = hk.transform(lambda x: nfnets.create_model('F0')(x, is_training=False)['logits'])
@@ -126,11 +148,11 @@ def create_model(name: str | AnySpec, num_classes: int = 1000, **overrides: Any)
 
   Args:
     name: a name of `list_models()`, or a spec of any family.
-    num_classes: number of logits.
+    num_classes: number of logits; None, of normalizer-free networks: no classifier, only 'pool'.
     **overrides: arguments of the family's class (`drop_rate`, `activation`, ...).
 
   Returns:
-    A Haiku module called as `(images, is_training)` -> `{'pool': [N, C], 'logits': [N, K]}`.
+    A Haiku module called as `(images, is_training)` -> `{'pool': [N, D], 'logits': [N, K]}`.
 
   Raises:
     ValueError: there is no such model.
@@ -154,7 +176,7 @@ def parameter_shapes(
     return create_model(name, num_classes)(images, is_training=False)
 
   # The parameters do not depend on the size of the images.
-  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  images = jax.ShapeDtypeStruct((1, *input_shape(get_spec(name), 64)), jnp.float32)
   init = hk.transform_with_state(network).init
   return join_state(*jax.eval_shape(init, jax.random.key(0), images))
 

@@ -21,8 +21,10 @@ from typing import Any
 from experiments.runtime import output_files, platforms
 from experiments.runtime.errors import ConfigError
 from nfnets import deploy, installation, load_pretrained, weights, zoo
+from nfnets.audio import SoundPreprocessing
 from nfnets.deploy.folding import Params
 from nfnets.preprocessing import Preprocessing
+from nfnets.sides import Sides
 from nfnets.weights.atomic import replacing
 
 SUFFIXES = {
@@ -83,6 +85,11 @@ def export(arguments: argparse.Namespace) -> None:
   print(f'Reading {arguments.weights}.', flush=True)
   loaded = load_pretrained(arguments.weights)
   params, spec, name = loaded
+  is_sound = isinstance(loaded.preprocessing, SoundPreprocessing)
+  if is_sound and (arguments.size or arguments.int8):
+    raise ValueError(
+      f'--size and --int8 are for pictures, and {name} is for sounds: leave them out.'
+    )
   preprocessing = loaded.preprocessing.replace(size=arguments.size)
   said = {} if loaded.class_names is None else {'class_names': loaded.class_names}
   if not arguments.no_fold and not deploy.is_folded(spec):
@@ -110,8 +117,8 @@ def export(arguments: argparse.Namespace) -> None:
     write(arguments.out, params, spec, **options)
   count = sum(x.size for entries in params.values() for x in entries.values())
   print(
-    f'{name}: {count:,} parameters as {kind} in {arguments.out}. Pictures are to be prepared so: '
-    f'{preprocessing}.'
+    f'{name}: {count:,} parameters as {kind} in {arguments.out}. '
+    f'{"Sounds" if is_sound else "Pictures"} are to be prepared so: {preprocessing}.'
   )
 
 
@@ -157,8 +164,8 @@ def write_int8(
     return deploy.quantize_onnx(source, arguments.out, arguments.calibration, prepare=preprocessing)
 
 
-def write_tflite(path, params, spec, *, size: int | None, batch_size: int | None) -> None:
-  """Writes images [N, H, W, 3] float32 -> logits as a file for LiteRT, by way of a SavedModel."""
+def write_tflite(path, params, spec, *, size: Sides | None, batch_size: int | None) -> None:
+  """Writes images [N, H, W, C] float32 -> logits as a file for LiteRT, by way of a SavedModel."""
   with interruption.temporary_folder() as folder:
     write_saved_model(folder, params, spec, size=size, batch_size=batch_size or 1)
     import tensorflow as tf
@@ -168,25 +175,25 @@ def write_tflite(path, params, spec, *, size: int | None, batch_size: int | None
     temporary.write_bytes(content)
 
 
-def write_saved_model(path, params, spec, *, size: int | None, batch_size: int | None) -> None:
-  """Writes images [N, H, W, 3] float32 -> logits as the `predict` of a TensorFlow SavedModel."""
+def write_saved_model(path, params, spec, *, size: Sides | None, batch_size: int | None) -> None:
+  """Writes images [N, H, W, C] float32 -> logits as the `predict` of a TensorFlow SavedModel."""
   try:
     import tensorflow as tf
     from jax.experimental import jax2tf
   except ImportError as error:
     needed = installation.command('tfds')
     raise ImportError(f'SavedModels and LiteRT files need TensorFlow: {needed}') from error
-  size = size or spec.test_size
+  shape = zoo.input_shape(spec, size)
   function = jax2tf.convert(
     deploy.predictor(params, spec),
-    polymorphic_shapes=None if batch_size else [f'(b, {size}, {size}, 3)'],
+    polymorphic_shapes=None if batch_size else [f'(b, {", ".join(map(str, shape))})'],
     with_gradient=False,
   )
   module = tf.Module()
   module.predict = tf.function(
     function,
     autograph=False,
-    input_signature=[tf.TensorSpec((batch_size, size, size, 3), tf.float32, name='images')],
+    input_signature=[tf.TensorSpec((batch_size, *shape), tf.float32, name='images')],
   )
   target = pathlib.Path(path)
   unfinished = target.with_name(f'.{target.name}.unfinished')

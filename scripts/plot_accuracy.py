@@ -36,6 +36,7 @@ STYLES = {
   'EfficientNet': (plot_style.VERMILION, '^', ''),
   'ResNet': (plot_style.GREEN, 'D', ''),
 }
+_SIZE = (5.2, 4.0)  # inches, in which the text is legible on a phone
 _ABOVE_LEFT, _BELOW_RIGHT = (-6, 6, 'right'), (7, -11, 'left')
 Points = Sequence[Mapping[str, Any]]
 
@@ -52,10 +53,10 @@ def count(points: Points) -> dict[str, float]:
 
 def draw_latency(points: Points) -> Figure:
   """Draws top-1 over the published step times on TPUv3."""
-  figure = Figure(figsize=(7.4, 4.9), dpi=110, layout='constrained')
+  figure = Figure(figsize=_SIZE, dpi=160, layout='constrained')
   axes = figure.subplots()
   _scatter(axes, [(p, p['tpuv3_ms']) for p in points if 'tpuv3_ms' in p])
-  _dress(axes, '', 'time of a training step on TPUv3, 32 images a core in bfloat16, ms')
+  _dress(axes, '', 'training step on TPUv3, 32 images a core in bfloat16, ms')
   axes.set_ylabel('ImageNet top-1 accuracy, %')
   axes.legend(frameon=False, loc='lower right')
   return figure
@@ -63,10 +64,10 @@ def draw_latency(points: Points) -> Figure:
 
 def draw_flops(points: Points, billions: Mapping[str, float]) -> Figure:
   """Draws top-1 over multiply-adds."""
-  figure = Figure(figsize=(6.4, 4.8), dpi=110, layout='constrained')
+  figure = Figure(figsize=_SIZE, dpi=160, layout='constrained')
   axes = figure.subplots()
   _scatter(axes, [(p, billions[p['name']]) for p in points if p['name'] in billions])
-  _dress(axes, '', 'multiply-adds of one picture at test size, billions (counted by nfnets.flops)')
+  _dress(axes, '', 'multiply-adds of one picture at its test size, billions')
   axes.set_ylabel('published ImageNet top-1 accuracy, %')
   axes.legend(frameon=False, loc='lower right')
   return figure

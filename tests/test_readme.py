@@ -41,10 +41,13 @@ def test_the_table_of_models_says_what_the_code_says(trees):
 def test_the_table_of_weights_says_what_the_code_says():
   page = (ROOT / 'docs/models.md').read_text()
   rows = re.findall(
-    r'^\| `(\w+)` \| ([\d.]+) M \| (\d+) \| .* \| ([\d,]+) MB \| (.*) \|$', page, re.M
+    r'^\| \[?`(\w+)`(?:\]\((.*)\))? \| ([\d.]+) M \| (\d+) \| [\d.]+ G \| [\d.]+ \| '
+    r'(?:\d+(?: at \d+ px)? )?\| ([\d,]+) MB \|$',
+    page,
+    re.MULTILINE,
   )
   assert [row[0] for row in rows] == [*published.DEEPMIND, *published.TIMM]
-  for name, millions, size, megabytes, link in rows:
+  for name, link, millions, size, megabytes in rows:
     assert int(size) == published.preprocessing_of(name).size
     if name == 'F0' or not name.startswith(('F', 'dm')):  # shapes of the large ones take seconds
       shapes = nfnets.zoo.parameter_shapes(name, 1000)
@@ -52,5 +55,6 @@ def test_the_table_of_weights_says_what_the_code_says():
       assert float(millions) == round(count / 1e6, 1)
     if name in published.DEEPMIND:
       assert int(megabytes.replace(',', '')) == round(published.DEEPMIND[name].size / 1e6)
+      assert not link
     else:
-      assert f'https://huggingface.co/{published.TIMM[name].repository})' in link
+      assert link == f'https://huggingface.co/{published.TIMM[name].repository}'

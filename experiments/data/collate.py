@@ -14,13 +14,8 @@ import numpy as np
 
 from experiments.data.augment import mixing
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
-from experiments.data.one_example import (
-  Cropped,
-  Draw,
-  EvaluationExample,
-  Made,
-  TrainExample,
-)
+from experiments.data.examples import EvaluationExample, TrainExample
+from experiments.data.one_example import Cropped, Draw, Made
 from experiments.data.unreadable import Unreadable
 
 
@@ -91,16 +86,15 @@ class TrainBatch:
 
   def __call__(self, draws: list[Draw]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used, which may repeat."""
-    example, size = self.example, self.example.image_size
-    pixels = self.layout.empty(len(draws), size)
+    example, (*size, channels) = self.example, self.example.shape
+    pixels = self.layout.empty(len(draws), tuple(size), channels)
     kinds = [mixing.kind_of(self.recipe, place) for place in range(len(draws))]
 
     def finish(place: int, first: Cropped, second: Cropped | None) -> Made:
       out = pixels[place]
-      image = out if self.layout == NATURAL_LAYOUT else np.empty((size, size, 3), np.float32)
+      image = self.layout.room(out)
       made = example.finish(draws[place], first, second, kinds[place], image)
-      if image is not out:
-        self.layout.store(image, out)
+      self.layout.store(image, out)
       return made
 
     def make(place: int) -> Made:
@@ -128,16 +122,18 @@ class TestBatch:
     example: makes one example.
     num_devices: leading axis of the batch.
     num_threads: that share the work.
+    layout: of the batch's images, without squares.
   """
 
   example: EvaluationExample
   num_devices: int
   num_threads: int
+  layout: ImageLayout = NATURAL_LAYOUT
 
   def __call__(self, indices: list[int]) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the batch and the pictures that could not be used."""
-    size = self.example.image_size
-    pixels = np.empty((len(indices), size, size, 3), np.float32)
+    *size, channels = self.example.shape
+    pixels = self.layout.empty(len(indices), tuple(size), channels)
     made = _map(
       lambda place: self.example(int(indices[place]), pixels[place]), len(indices), self.num_threads
     )

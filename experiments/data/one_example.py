@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ from nfnets import images, picture_files
 from nfnets.preprocessing import Preprocessing
 
 RESIZES = {'exact': images.resize_bicubic, 'opencv': images.resize_opencv}
-_FIRST, _SECOND, _FINISH = range(3)  # the generators of one example
+FIRST, SECOND, FINISH = range(3)  # the generators of one example
 PADDING = -1  # in the place of an index: no example, only room for one
 
 
@@ -50,15 +52,22 @@ def draw(indices: tuple[int, int], rng: np.random.Generator) -> Draw:
   return Draw(*indices, int(rng.integers(2**63)))
 
 
-class _UnreadableError(Exception):
-  """Carries one Unreadable."""
+class UnreadableError(Exception):
+  """Carries one Unreadable: an example that cannot be used."""
 
 
-def _read(source: Source, index: int, *, exact: bool = False) -> tuple[np.ndarray, int]:
-  """Returns a picture, uint8 [H, W, 3], and its label; `exact` is for `images.decode`.
+def read(
+  source: Source, index: int, decode: Callable[[bytes], np.ndarray]
+) -> tuple[np.ndarray, int]:
+  """Returns a picture, uint8 [H, W, 3], or whatever `decode` makes of a file, and its label.
+
+  Args:
+    source: where it is.
+    index: its place there.
+    decode: makes an array of the content of a file; raises ValueError if it cannot.
 
   Raises:
-    _UnreadableError: it cannot be used.
+    UnreadableError: it cannot be used.
     MachineError: it cannot be read now, which is not its fault.
   """
   name, num_classes = f'number {index}', len(source.class_names)
@@ -71,21 +80,50 @@ def _read(source: Source, index: int, *, exact: bool = False) -> tuple[np.ndarra
       raise ValueError(
         f'its label is {label}, but the {num_classes} classes are 0 to {num_classes - 1}'
       )
-    image = image if isinstance(image, np.ndarray) else images.decode(image, exact=exact)
+    image = image if isinstance(image, np.ndarray) else decode(image)
   except MachineError:
     raise
   except ReadError as error:
-    raise _UnreadableError(Unreadable(error.name, error.reason, known)) from None
+    raise UnreadableError(Unreadable(error.name, error.reason, known)) from None
   except OSError as error:
     name, reason = str(error.filename or name), error.strerror or str(error)
-    blame_machine(error, f'the picture {picture_files.printable(name)}')
+    blame_machine(error, f'the {_noun(source)} {picture_files.printable(name)}')
     gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
-    raise _UnreadableError(Unreadable(name, reason, known, gone)) from None
+    raise UnreadableError(Unreadable(name, reason, known, gone)) from None
   except MemoryError as error:
-    blame_machine(error, f'the picture {picture_files.printable(name)}')
+    blame_machine(error, f'the {_noun(source)} {picture_files.printable(name)}')
   except ValueError as error:
-    raise _UnreadableError(Unreadable(name, str(error), known)) from None
+    raise UnreadableError(Unreadable(name, str(error), known)) from None
   return image, label
+
+
+def _noun(source: Source) -> str:
+  """What messages call what a source has."""
+  return 'sound' if source.origin == 'audio_folder' else 'picture'
+
+
+def first_readable(
+  source: Source, index: int, most: int, load: Callable[[int], tuple[np.ndarray, int]]
+) -> Cropped:
+  """Loads an example; an unreadable one gives way to the next of the source.
+
+  Args:
+    source: where it is.
+    index: its place there, or PADDING: nothing is loaded.
+    most: how many may be unreadable before it gives up.
+    load: returns the array and the label of a place; raises UnreadableError.
+  """
+  if index == PADDING:
+    return Cropped(None, 0, ())
+  unreadable = []
+  while len(unreadable) < most:
+    try:
+      image, label = load((index + len(unreadable)) % len(source))
+    except UnreadableError as error:
+      unreadable.append(error.args[0])
+    else:
+      return Cropped(image, label, tuple(unreadable))
+  return Cropped(None, 0, tuple(unreadable))
 
 
 def make_chain(settings: DataSettings) -> chain.Chain:
@@ -118,6 +156,7 @@ class TrainExample:
   crop_aspect: tuple[float, float]
   shift_fraction: float
   flip: bool
+  decode: str  # 'full' or 'scaled'
   resize: str  # one of RESIZES
   chain: chain.Chain
   max_unreadable: int  # gives up after so many in a row: more than the run accepts
@@ -130,6 +169,7 @@ class TrainExample:
     return cls(
       source=source,
       image_size=settings.image_size,
+      decode=settings.decode,
       resize=settings.resize,
       crop=settings.crop,
       crop_area=settings.crop_area,
@@ -140,66 +180,84 @@ class TrainExample:
       max_unreadable=max_unreadable,
     )
 
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """That of an example."""
+    return self.image_size, self.image_size, 3
+
   def first(self, draw: Draw) -> Cropped:
     """Reads and crops the example's own picture."""
-    return self._cropped(draw.index, _generator(draw, _FIRST))
+    return self._cropped(draw.index, draw, FIRST)
 
   def second(self, draw: Draw) -> Cropped:
     """Reads and crops the separate picture to mix with."""
-    return self._cropped(draw.second, _generator(draw, _SECOND))
+    return self._cropped(draw.second, draw, SECOND)
 
   def finish(
     self, draw: Draw, first: Cropped, second: Cropped | None, kind: str, out: np.ndarray
   ) -> Made:
-    """Mixes, augments and normalises.
+    """Mixes, augments and, unless it is to give bytes, normalises.
 
     Args:
       draw: whose randomness to use.
       first: the example's own picture.
       second: what to mix with; None when kind is 'none'.
       kind: one of `mixing.KINDS`.
-      out: float32 [size, size, 3], takes the pixels.
+      out: float32 or, see `DataSettings.train_ends_in_bytes`, uint8 [size, size, 3]: takes the
+        pixels.
     """
     second = first if second is None else second
     unreadable = first.unreadable + (second.unreadable if second is not first else ())
     if first.image is None or second.image is None:
       out[:] = 0  # padding; or too many are unreadable, and the main process ends the run
       return Made(0, 0, 1.0, 0.0, unreadable)
-    ratio = self.chain(first.image, second.image, kind, _generator(draw, _FINISH), out)
+    ratio = self.chain(first.image, second.image, kind, generator(draw, FINISH), out)
     return Made(first.label, second.label, ratio, 1.0, unreadable)
 
-  def _cropped(self, index: int, rng: np.random.Generator) -> Cropped:
-    """An unreadable picture gives way to the next of the source."""
-    if index == PADDING:
-      return Cropped(None, 0, ())
-    unreadable = []
-    while len(unreadable) < self.max_unreadable:
-      try:
-        image, label = _read(self.source, (index + len(unreadable)) % len(self.source))
-      except _UnreadableError as error:
-        unreadable.append(error.args[0])
-      else:
-        return Cropped(self._crop(image, rng), label, tuple(unreadable))
-    return Cropped(None, 0, tuple(unreadable))
+  def _cropped(self, index: int, draw: Draw, purpose: int) -> Cropped:
+    def load(place: int) -> tuple[np.ndarray, int]:
+      rng = generator(draw, purpose)  # whichever picture it is, cut by the same numbers
+      image, cut, label = self._read(place, rng)
+      size = (self.image_size,) * 2
+      image = RESIZES[self.resize](image, size, box=cut.box, mirror=cut.mirror)
+      if self.crop == 'shift':
+        image = crop.random_shift(image, self.shift_fraction, rng)
+      return image, label
 
-  def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    size, resize = self.image_size, RESIZES[self.resize]
-    if self.crop == 'random':
-      return crop.random_resized_crop(
-        image,
-        size,
-        rng,
-        area=self.crop_area,
-        aspect=self.crop_aspect,
-        flip=self.flip,
-        resize=resize,
-      )
-    mirror = self.flip and rng.random() < 0.5
-    image = resize(image, (size, size), mirror=mirror)
-    return crop.random_shift(image, self.shift_fraction, rng) if self.crop == 'shift' else image
+    return first_readable(self.source, index, self.max_unreadable, load)
+
+  def _read(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, crop.Cut, int]:
+    """Reads a picture, and draws what to cut out of it: before a JPEG is decoded smaller."""
+    cut = None
+
+    def decode(data: bytes) -> np.ndarray:
+      nonlocal cut
+      shape = images.jpeg_size(data) if self.decode == 'scaled' else None
+      if shape is None:
+        return images.decode(data)
+      cut = self._cut(shape, rng)
+      fits = max(1, min(cut.box[2:]) // self.image_size)
+      image = images.decode(data, shrink=max(n for n in images.SHRINKS if n <= fits))
+      cut = cut.in_copy(shape, image.shape)
+      return image
+
+    image, label = read(self.source, index, decode)
+    return image, cut or self._cut(image.shape, rng), label
+
+  def _cut(self, shape: tuple[int, ...], rng: np.random.Generator) -> crop.Cut:
+    if self.crop != 'random':
+      return crop.Cut((0, 0, *shape[:2]), self.flip and rng.random() < 0.5)
+    return crop.random_cut(
+      shape,
+      self.image_size,
+      rng,
+      area=self.crop_area,
+      aspect=self.crop_aspect,
+      flip=self.flip,
+    )
 
 
-def _generator(draw: Draw, purpose: int) -> np.random.Generator:
+def generator(draw: Draw, purpose: int) -> np.random.Generator:
   """One generator per purpose, so that e.g. another augmentation leaves the crops as they are."""
   return np.random.Generator(np.random.Philox(key=draw.seed + (purpose << 64)))
 
@@ -217,20 +275,31 @@ class EvaluationExample:
     return cls(source, settings.preprocessing)
 
   @property
-  def image_size(self) -> int:
-    """Height and width of the result, in pixels."""
-    return self.preprocessing.size
+  def shape(self) -> tuple[int, int, int]:
+    """That of the result."""
+    return self.preprocessing.size, self.preprocessing.size, 3
+
+  @functools.cached_property
+  def _decode(self) -> Callable[[bytes], np.ndarray]:
+    return functools.partial(images.decode, exact=self.preprocessing.is_exact)
 
   def __call__(self, index: int, out: np.ndarray) -> Made:
-    """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3]."""
+    """Reads, decodes, resizes and normalises into `out`, float32 [size, size, 3].
+
+    Or not normalised, into uint8, where the preprocessing gives whole numbers.
+    """
     unreadable = ()
     if index < len(self.source):
       try:
-        image, label = _read(self.source, index, exact=self.preprocessing.is_exact)
-      except _UnreadableError as error:
+        image, label = read(self.source, index, self._decode)
+      except UnreadableError as error:
         unreadable = (error.args[0],)
       else:
-        self.preprocessing.normalize(self.preprocessing.resize(image), out)
+        image = self.preprocessing.resize(image)
+        if out.dtype == np.uint8:
+          np.copyto(out, image, casting='unsafe')
+        else:
+          self.preprocessing.normalize(image, out)
         return Made(label, label, 1.0, 1.0, ())
     out[:] = 0
     return Made(0, 0, 1.0, 0.0, unreadable)

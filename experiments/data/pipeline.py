@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.data import collate, one_example, sources
+from experiments.data import collate, examples, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.identity import Identity, identify
 from experiments.data.poisson import PoissonSampling
@@ -50,10 +50,11 @@ def count_training_pictures(config: ConfigDict) -> int:
   Raises:
     DataError: what the source needs is missing, or there are none.
   """
-  train, _ = sources.open_sources(DataSettings.from_config(config))
+  settings = DataSettings.from_config(config)
+  train, _ = sources.open_sources(settings)
   if not len(train):
     raise DataError(
-      'there are no training pictures: --config.data.train_split is '
+      f'there are no training {settings.noun}s: --config.data.train_split is '
       f'{config.data.train_split!r}; choose one that has some'
     )
   return len(train)
@@ -72,11 +73,11 @@ def describe(settings: DataSettings) -> DatasetInfo:
   train, test = sources.open_sources(settings)
   if not len(test):
     raise DataError(
-      f'there are no test pictures: --config.data.test_split is {settings.test_split!r}; choose '
-      'one that has some'
+      f'there are no test {settings.noun}s: --config.data.test_split is {settings.test_split!r}; '
+      'choose one that has some'
     )
   _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
-  one_example.EvaluationExample.from_settings(test, settings)
+  examples.for_evaluation(test, settings)
   return DatasetInfo(
     len(train), len(test), len(train.class_names), train.class_names, identify(train, test)
   )
@@ -89,8 +90,8 @@ def check_test_set(settings: DataSettings) -> None:
     DataError: there is none.
   """
   _, test = sources.open_sources(settings)
-  make_example = one_example.EvaluationExample.from_settings(test, settings)
-  out = np.empty((*[settings.eval_image_size] * 2, 3), np.float32)
+  make_example = examples.for_evaluation(test, settings)
+  out = np.empty(make_example.shape, np.float32)
   made = None
   for index in range(len(test)):
     made = make_example(index, out)
@@ -98,7 +99,7 @@ def check_test_set(settings: DataSettings) -> None:
       return
   last, *_ = made.unreadable
   raise DataError(
-    f'none of the {len(test)} test pictures can be read, the last being '
+    f'none of the {len(test)} test {settings.noun}s can be read, the last being '
     f'{last.name} ({last.reason}): mend '
     'them, or choose another --config.data.test_split'
   )
@@ -230,7 +231,13 @@ def train_batches(
     example = dataclasses.replace(make_batch.example, max_unreadable=1)
     make_batch = dataclasses.replace(make_batch, example=example)
   dataset = draws.slice(slice(start_step, None)).map(make_batch)
-  limits = Limits(len(source), settings.max_corrupt_fraction, source.labels, source.class_names)
+  limits = Limits(
+    len(source),
+    settings.max_corrupt_fraction,
+    source.labels,
+    source.class_names,
+    noun=settings.noun,
+  )
   record = None
   if workdir is not None:
     record = Record(workdir, process_index, process_count, new=start_step == 0)
@@ -266,7 +273,7 @@ def _make_train_batch(
   layout: ImageLayout = NATURAL_LAYOUT,
 ) -> collate.TrainBatch:
   max_unreadable = min(int(settings.max_corrupt_fraction * len(source)) + 1, len(source))
-  example = one_example.TrainExample.from_settings(source, settings, max_unreadable)
+  example = examples.for_training(source, settings, max_unreadable)
   return collate.TrainBatch(
     example, settings.mixing, settings.mix_pairing, num_devices, settings.num_threads, layout
   )
@@ -278,6 +285,7 @@ def test_batches(
   process_index: int = 0,  # noqa: PT028 (not a test)
   process_count: int = 1,  # noqa: PT028
   of_training_set: bool = False,  # noqa: PT028
+  layout: ImageLayout = NATURAL_LAYOUT,  # noqa: PT028
 ) -> Batches:
   """Returns this host's share of the test set, every picture once and in order.
 
@@ -290,6 +298,7 @@ def test_batches(
     process_index: number of this host.
     process_count: number of hosts; each takes every process_count-th example.
     of_training_set: the training pictures instead, prepared as those of a test set.
+    layout: of the images: NATURAL_LAYOUT or `settings.test_layout`.
 
   Returns:
     Iterator of Batch with B = data.eval_batch_size / (process_count * num_devices).
@@ -301,14 +310,14 @@ def test_batches(
   source = train if of_training_set else test
   size = settings.eval_batch_size
   host_batch = _host_batch('data.eval_batch_size', size, num_devices, process_count)
-  make_example = one_example.EvaluationExample.from_settings(source, settings)
+  make_example = examples.for_evaluation(source, settings)
   dataset = (
     grain.MapDataset.range(-(-len(source) // size) * size)  # indices past the end are padding
     .slice(slice(process_index, None, process_count))
     .batch(host_batch, batch_fn=list)
-    .map(collate.TestBatch(make_example, num_devices, settings.num_threads))
+    .map(collate.TestBatch(make_example, num_devices, settings.num_threads, layout))
   )
-  limits = Limits(len(source), settings.max_corrupt_fraction)
+  limits = Limits(len(source), settings.max_corrupt_fraction, noun=settings.noun)
   return _iterate(dataset, settings, UnreadablePictures(limits))
 
 

@@ -19,7 +19,7 @@ _PIXELS = OrNone(Number(1, 8192, whole=True))
 
 # In the order of configs/base.py.
 FIELDS: dict[str, Row] = {
-  'source': Choice(('digits', 'folder', 'tfds', 'synthetic')),
+  'source': Choice(('digits', 'folder', 'tfds', 'synthetic', 'audio_folder')),
   'name': Text(),
   'dir': Text(),
   'train_split': Text(),
@@ -29,11 +29,18 @@ FIELDS: dict[str, Row] = {
   'num_classes': Number(2, 1_000_000, whole=True),
   'image_size': _PIXELS,
   'eval_image_size': _PIXELS,
+  'clip_seconds': OrNone(Number(0, 600, above=True)),
+  'mel_bands': OrNone(Number(1, 512, whole=True)),
+  'time_masks': Number(0, 100, whole=True),
+  'time_mask_share': Number(0, 1),
+  'mel_masks': Number(0, 100, whole=True),
+  'mel_mask_share': Number(0, 1),
   'crop': Choice(('random', 'shift', 'none')),
   'crop_area': Pair(Number(0, 1, above=True)),
   'crop_aspect': Pair(Number(0.01, 100)),
   'shift_fraction': Number(0, 1),
   'flip': Switch(),
+  'decode': Choice(('full', 'scaled')),
   'resize': Choice(('exact', 'opencv')),
   'mixing': Choice(mixing.RECIPES),
   'mixup_alpha': Number(0, 1000, above=True, note='for no mixup: --config.data.mixing=none'),

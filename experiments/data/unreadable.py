@@ -36,12 +36,14 @@ class Limits(NamedTuple):
     share: of them that may be unreadable; of a class it may be two thirds.
     labels: of all of them, if classes count as well.
     class_names: of the labels.
+    noun: what messages call one.
   """
 
   num_examples: int
   share: float
   labels: Sequence[int] | None = None
   class_names: tuple[str, ...] = ()
+  noun: str = 'picture'
 
 
 class UnreadablePictures:
@@ -70,7 +72,10 @@ class UnreadablePictures:
     for one in new:
       self.met[one.name] = one
       logging.warning(
-        'cannot use the picture %s: %s', picture_files.printable(one.name), one.reason
+        'cannot use the %s %s: %s',
+        self._limits.noun,
+        picture_files.printable(one.name),
+        one.reason,
       )
     if self._record is not None:
       self._record.write(new)
@@ -79,7 +84,7 @@ class UnreadablePictures:
     for one in new:
       if one.gone:
         raise DataError(
-          f'the picture {picture_files.printable(one.name)} cannot be opened any more '
+          f'the {self._limits.noun} {picture_files.printable(one.name)} cannot be opened any more '
           f'({one.reason}), and was there when the run began; put back what is missing'
         )
     self._check_classes()
@@ -88,7 +93,7 @@ class UnreadablePictures:
     limits, count = self._limits, len(self.met)
     if count > limits.share * limits.num_examples or count == limits.num_examples:
       raise DataError(
-        f'{count} of {limits.num_examples} pictures are unreadable, the last being '
+        f'{count} of {limits.num_examples} {limits.noun}s are unreadable, the last being '
         f'{picture_files.printable(last.name)}; mend or remove them, or raise '
         '--config.data.max_corrupt_fraction'
       )
@@ -101,9 +106,9 @@ class UnreadablePictures:
       name = picture_files.printable(self._limits.class_names[label])
       last = [one.name for one in self.met.values() if one.label == label][-1]
       raise DataError(
-        f'{counts[label]} of the {self._in_class[label]} pictures of the class {name!r} are '
-        f'unreadable, the last being {picture_files.printable(last)}; mend them, or remove the '
-        'class'
+        f'{counts[label]} of the {self._in_class[label]} {self._limits.noun}s of the class '
+        f'{name!r} are unreadable, the last being {picture_files.printable(last)}; mend them, or '
+        'remove the class'
       )
 
   def count(self) -> int:

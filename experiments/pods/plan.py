@@ -225,7 +225,8 @@ class Planner:
 
   def _key(self, batch: int) -> str:
     config = dict(self.run.config)
-    config['data'] = {field: config['data'][field] for field in ('image_size', 'space_to_depth')}
+    shapes = ('image_size', 'clip_seconds', 'mel_bands', 'space_to_depth')
+    config['data'] = {field: config['data'][field] for field in shapes}
     for field in ('global_batch_size', 'num_epochs', 'seed'):  # constants of the same program
       config.pop(field)
     parts = {

@@ -65,11 +65,13 @@ def lower(run: Run, devices: list[jax.Device], batch: int) -> jax.stages.Lowered
     devices: to compile for.
     batch: images of each device in an update.
   """
-  size = run.data.image_size
+  *size, channels = run.data.train_shape
   # The choices of the backend that is compiled for: this process has another.
   with execution.strategy('tpu', space_to_depth='on'):
     shares = update_sharding.num_shares(run.sharded_update, devices)
-    sharding = steps.plan_sharding(run.network, run.optimizer, size, shares)
+    sharding = steps.plan_sharding(
+      run.network, run.optimizer, tuple(size), shares, channels=channels
+    )
     step = steps.make_train_step(
       run.network, run.optimizer, run.step, devices=devices, sharding=sharding
     )
@@ -79,11 +81,13 @@ def lower(run: Run, devices: list[jax.Device], batch: int) -> jax.stages.Lowered
 def _batch_shapes(run: Run, num_devices: int, batch: int) -> Batch:
   lead = (num_devices, batch)
 
+  *size, channels = run.data.train_shape
+
   def shape(dtype: Any, *rest: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*lead, *rest), dtype)
 
   return Batch(
-    images=shape(jnp.dtype(run.layout.dtype), *run.layout.shape(run.data.image_size)),
+    images=shape(jnp.dtype(run.layout.dtype), *run.layout.shape(tuple(size), channels)),
     labels=shape(jnp.int32),
     mix_labels=shape(jnp.int32),
     mix_ratio=shape(jnp.float32),

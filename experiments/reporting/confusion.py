@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.data import DataSettings, one_example, sources
+from experiments.data import DataSettings, examples, sources
 from experiments.reporting import plot_style
 from experiments.training.evaluation import Predictions
 
@@ -172,10 +172,9 @@ def _num_wrong(predictions: Predictions) -> int:
 def _pictures(
   source: sources.Source, settings: DataSettings, indices: list[int]
 ) -> list[np.ndarray]:
-  """The pictures as the network gets them, brought back to uint8 [H, W, 3]."""
-  make = one_example.EvaluationExample.from_settings(source, settings)
-  size = settings.eval_image_size
-  pixels = np.empty((len(indices), size, size, 3), np.float32)
+  """The pictures as the network gets them, or spectrograms, brought back to uint8 [H, W, 3]."""
+  make = examples.for_evaluation(source, settings)
+  pixels = np.empty((len(indices), *make.shape), np.float32)
   for index, out in zip(indices, pixels, strict=True):
     make(index, out)
   return list(settings.preprocessing.restore(pixels))

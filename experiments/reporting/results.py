@@ -62,7 +62,7 @@ def write(
   # Random pictures are not worth a look.
   found = None
   if data.source != 'synthetic' and info.num_test * num_classes <= _MOST_PROBABILITIES:
-    processes.say(f'Labelling the {info.num_test:,} test pictures for the report.')
+    processes.say(f'Labelling the {info.num_test:,} test {data.noun}s for the report.')
     found = evaluation.predict(run.network, params, network_state, data, num_examples=info.num_test)
   if not processes.is_main():
     return summary

@@ -25,9 +25,14 @@ def compiling(what: str) -> str:
 class Countdown:
   """Lines on standard error, four a minute at most, while many pictures are worked through."""
 
-  def __init__(self, total: int | None = None, clock: Callable[[], float] = time.monotonic):
-    """Takes the number of pictures, if it is known, and what returns seconds."""
-    self._total, self._clock = total, clock
+  def __init__(
+    self,
+    total: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    noun: str = 'images',
+  ):
+    """Takes the number of pictures, if it is known, what returns seconds, and what to call them."""
+    self._total, self._clock, self._noun = total, clock, noun
     self._first: tuple[int, float] | None = None
     self._last_line = clock()
 
@@ -44,8 +49,9 @@ class Countdown:
     self._last_line = now
     began_at, began = self._first
     rate = (done - began_at) / (now - began) if now > began else 0.0
-    parts = [f'{done:,} images' if self._total is None else f'{done:,} of {self._total:,} images']
-    parts.append(f'{rate:.{0 if rate >= 10 else 1}f} images/s')
+    of_all = '' if self._total is None else f' of {self._total:,}'
+    parts = [f'{done:,}{of_all} {self._noun}']
+    parts.append(f'{rate:.{0 if rate >= 10 else 1}f} {self._noun}/s')
     if self._total is not None:
       left = (self._total - done) / rate if rate > 0 else math.nan
       parts.append(f'ETA {format_seconds(left)}')

@@ -112,8 +112,11 @@ def predict(
     done = sum(len(columns[0]) for columns in rows) * jax.process_count()
     countdown.reached(min(done, num_examples))
 
-  step, networks = steps.make_predict_step(network), {'': (params, network_state)}
-  with data.test_batches(settings, **processes.share(), of_training_set=of_training_set) as batches:
+  layout = settings.test_layout
+  step, networks = steps.make_predict_step(network, layout), {'': (params, network_state)}
+  with data.test_batches(
+    settings, **processes.share(), of_training_set=of_training_set, layout=layout
+  ) as batches:
     _run(step, networks, batches, add)
   columns = (_in_order(np.concatenate(column))[:num_examples] for column in zip(*rows, strict=True))
   probabilities, pool, labels, mask = columns

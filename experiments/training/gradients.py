@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments.data.batch import Batch
+from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from nfnets import execution, optim
 
 # (params, network_state, key, batch [B, ...]) -> (gradients, (metrics, network_state))
@@ -47,7 +47,7 @@ class StepSettings:
   stage_depths: tuple[int, ...] | None = None  # blocks of each stage, for the clipped share
   remat: tuple[int, ...] = ()  # stages that the gradient computes again instead of keeping them
   stem_space_to_depth: str = 'auto'  # 'on' or 'off', as in `nfnets.execution.strategy`
-  image_block: int = 1  # of the batch's ImageLayout
+  layout: ImageLayout = NATURAL_LAYOUT  # of the batch's images
   private: PrivateSettings | None = None  # None: an ordinary run
 
 
@@ -189,9 +189,7 @@ def make_loss(
       # The compiler then leaves out what only their gradients would need.
       mask = optim.frozen_mask(params, settings.frozen)
       params = jax.tree.map(lambda p, f: lax.stop_gradient(p) if f else p, params, mask)
-    images = cast(batch.images, compute_dtype)
-    if settings.image_block > 1:
-      images = execution.SpaceToDepth(images, settings.image_block)
+    images = settings.layout.for_network(batch.images, compute_dtype)
     with execution.strategy(
       training_step=True, rematerialize=settings.remat, space_to_depth=squares
     ):

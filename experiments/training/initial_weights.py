@@ -11,7 +11,8 @@ import numpy as np
 from experiments.runtime import local_paths
 from experiments.runtime.errors import ConfigError
 from nfnets import baselines, list_models, optim, weights, zoo
-from nfnets.preprocessing import Preprocessing
+from nfnets.audio import SoundPreprocessing
+from nfnets.preprocessing import Preprocessing, read_metadata
 
 
 def _place(name: str) -> pathlib.Path:
@@ -44,8 +45,8 @@ def find_spec(name: str) -> zoo.AnySpec | None:
   return weights.load_pretrained(name).spec
 
 
-def find_preprocessing(name: str) -> Preprocessing | None:
-  """Returns how pictures were prepared for weights; None: they do not say.
+def find_preprocessing(name: str) -> Preprocessing | SoundPreprocessing | None:
+  """Returns how pictures, or sounds, were prepared for weights; None: they do not say.
 
   Args:
     name: as in `find_spec`.
@@ -58,7 +59,7 @@ def find_preprocessing(name: str) -> Preprocessing | None:
     if not weights.is_safetensors(path):
       return weights.load_pretrained(path).preprocessing
     try:
-      return Preprocessing.from_metadata(weights.read_metadata(path))
+      return read_metadata(weights.read_metadata(path))
     except ValueError as error:
       raise ValueError(f'{path} cannot be used: {error}') from None
   return weights.preprocessing_of(name) if name in list_models() else None

@@ -24,6 +24,7 @@ from nfnets import installation
 RELATION = 'add or remove one example'
 _SHARE_SET_ASIDE = 1e-3  # of delta, at most
 _TOLERANCE = 1e-3  # of a calibrated noise multiplier
+LEAST_NOISE = 0.1  # one update with less spends an epsilon above 50, and its account gigabytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,8 @@ def make_budget(
   Args:
     epsilon: of the whole run.
     delta: the same; None: `default_delta`.
-    noise_multiplier: None: the least with which all steps stay within (epsilon, delta).
+    noise_multiplier: at least LEAST_NOISE; None: the least with which all steps stay within
+      (epsilon, delta).
     clipping_norm: of the gradient of an example.
     batch_size: expected.
     num_examples: of the training set.
@@ -222,12 +224,24 @@ def _least_noise(epsilon: float, delta: float, steps: int, probability: float) -
   """The noise multiplier with which the steps spend epsilon or a little less."""
   import dp_accounting
 
+  def fits(noise: float) -> bool:
+    return _epsilon(noise, steps, probability, delta) <= epsilon
+
+  # From above: the account of little noise takes much time and memory.
+  noise = 1.0
+  while not fits(noise):
+    noise *= 2
+  while fits(noise / 2):
+    noise /= 2
+    if noise < LEAST_NOISE:
+      return LEAST_NOISE
   return float(
     dp_accounting.calibrate_dp_mechanism(
       _accountant,
       lambda noise: _event(noise, steps, probability),
       epsilon,
       delta,
+      bracket_interval=dp_accounting.ExplicitBracketInterval(noise / 2, noise),
       tol=_TOLERANCE,
     )
   )
@@ -241,12 +255,14 @@ def _most_steps(
   def allows(count: int) -> bool:
     return _epsilon(noise_multiplier, count, probability, delta) <= epsilon
 
+  if not allows(1):  # at once, as accounts of little noise take the longer the more steps
+    return 0
   return steps if allows(steps) else _last(allows, steps)
 
 
 def _last(holds: Callable[[int], bool], end: int) -> int:
   """The last number below `end` for which a property holds that is lost once and for good."""
-  first, end = 0, end
+  first = 1
   while end - first > 1:
     middle = (first + end) // 2
     first, end = (middle, end) if holds(middle) else (first, middle)

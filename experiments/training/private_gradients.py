@@ -15,7 +15,7 @@ from typing import Any
 import haiku as hk
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import flatten_util, lax
 
 from experiments.data.batch import Batch
 from experiments.training import secret as secrets
@@ -49,13 +49,13 @@ def make_private_gradient(
   clipped_sums = _make_clipped_sums(network, settings)
 
   def gradient(params, network_state, step, secret, batch: Batch):
-    key = jax.random.fold_in(jax.random.key(settings.seed), step)
+    key = secrets.key(secret, 'dropout', step)
     examples = jax.tree.map(lambda x: x.reshape(-1, private.views, *x.shape[1:]), batch)
     slots = jnp.arange(len(examples.labels))
     places = slots * lax.axis_size(axis) + lax.axis_index(axis)
     of_device = clipped_sums(params, network_state, key, places, examples)
     grads, sums = lax.psum(of_device, axis)
-    grads = add_noise(grads, secrets.noise_key(secret, step), private.noise_multiplier)
+    grads = add_noise(grads, secrets.key(secret, 'noise', step), private.noise_multiplier)
     grads = jax.tree.map(lambda g: g / private.batch_size, grads)
     if settings.frozen:
       mask = optim.frozen_mask(params, settings.frozen)
@@ -79,8 +79,10 @@ def add_noise(sums: Any, key: jax.Array, noise_multiplier: float, sensitivity: f
 
   stddev = noise_multiplier * sensitivity
   privatizer = noise_addition.gaussian_privatizer(stddev=stddev, prng_key=key)
-  noisy, _ = privatizer.update(sums, privatizer.init(sums))
-  return noisy
+  # One draw for all arrays: hundreds of small ones take minutes to compile.
+  flat, unravel = flatten_util.ravel_pytree(sums)
+  noisy, _ = privatizer.update(flat, privatizer.init(flat))
+  return unravel(noisy)
 
 
 def _make_clipped_sums(

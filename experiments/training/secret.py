@@ -1,4 +1,4 @@
-"""The secret of a private run, from which its noise and the examples of its batches follow.
+"""The secret of a private run: all its randomness but the initial parameters follows from it.
 
 It comes from the operating system's randomness and is kept in the run's checkpoints alone. Noise
 and examples are functions of the secret and of the update's number. So an update that is made again
@@ -17,11 +17,11 @@ from experiments.data.poisson import PoissonSampling
 from experiments.training.gradients import PrivateSettings
 from experiments.training.privacy_budget import Budget
 
-_WORDS = {'noise': 2, 'sampling': 4}  # of 32 bits: what each of the two generators takes
+_WORDS = {'noise': 2, 'dropout': 2, 'sampling': 4}  # of 32 bits: what each generator takes
 
 
 def new() -> dict[str, list[int]]:
-  """Returns the secret of a new run: a list of 32-bit words for 'noise' and for 'sampling'."""
+  """Returns the secret of a new run: for each purpose a list of 32-bit words."""
   return {name: [secrets.randbits(32) for _ in range(count)] for name, count in _WORDS.items()}
 
 
@@ -30,9 +30,9 @@ def as_arrays(secret: dict[str, list[int]]) -> dict[str, np.ndarray]:
   return {name: np.array(words, np.uint32) for name, words in secret.items()}
 
 
-def noise_key(secret: Any, step: jax.typing.ArrayLike) -> jax.Array:
-  """Returns the key of the noise of update `step`, from 0; may be traced."""
-  return jax.random.fold_in(jax.random.wrap_key_data(secret['noise'], impl='threefry2x32'), step)
+def key(secret: Any, purpose: str, step: jax.typing.ArrayLike) -> jax.Array:
+  """Returns the key of update `step`, from 0, for 'noise' or 'dropout'; may be traced."""
+  return jax.random.fold_in(jax.random.wrap_key_data(secret[purpose], impl='threefry2x32'), step)
 
 
 def sampling(

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments.data.batch import Batch
+from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.training import step_metrics, update_sharding
 from experiments.training.gradients import (
   StepSettings,
@@ -27,7 +27,8 @@ from experiments.training.gradients import (
 )
 from experiments.training.private_gradients import make_private_gradient
 from experiments.training.update_sharding import AXIS, UpdateSharding
-from nfnets import optim
+from nfnets import optim, sides
+from nfnets.sides import Sides
 
 # Where a finished step waits for the next: CPU devices share a few threads, and collectives of
 # several steps in flight there can starve one another for ever.
@@ -48,11 +49,13 @@ class TrainState(NamedTuple):
   secret: Any = ()  # of a private run, from which its noise and its draws follow; else empty
 
 
-def init_network(network: hk.TransformedWithState, seed: int, image_size: int) -> tuple[Any, Any]:
-  """Returns fresh (parameters, state), for images [N, image_size, image_size, 3]."""
+def init_network(
+  network: hk.TransformedWithState, seed: int, image_size: Sides, channels: int = 3
+) -> tuple[Any, Any]:
+  """Returns fresh (parameters, state), for images [N, *image_size, channels]."""
 
   def init(key):
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    images = jnp.zeros((1, *sides.pair(image_size), channels), jnp.float32)
     return network.init(key, images, is_training=True)
 
   return jax.jit(init)(jax.random.key(seed))
@@ -62,23 +65,25 @@ def init_state(
   network: hk.TransformedWithState,
   optimizer: optax.GradientTransformation,
   seed: int,
-  image_size: int,
+  image_size: Sides,
+  channels: int = 3,
 ) -> TrainState:
-  """Returns the state before the first step, whole, for images [N, image_size, image_size, 3]."""
-  return begin(optimizer, *init_network(network, seed, image_size))
+  """Returns the state before the first step, whole, for images [N, *image_size, channels]."""
+  return begin(optimizer, *init_network(network, seed, image_size, channels))
 
 
 def plan_sharding(
   network: hk.TransformedWithState,
   optimizer: optax.GradientTransformation,
-  image_size: int,
+  image_size: Sides,
   num_shares: int,
   secret: Any = (),
+  channels: int = 3,
 ) -> UpdateSharding:
   """Decides which arrays of the state each device owns; see `update_sharding.plan`."""
-  params, network_state = jax.eval_shape(lambda: init_network(network, 0, image_size))
+  init = functools.partial(init_network, network, 0, image_size, channels)
   start = functools.partial(begin, optimizer, secret=secret)
-  return update_sharding.plan(start, params, network_state, num_shares=num_shares)
+  return update_sharding.plan(start, *jax.eval_shape(init), num_shares=num_shares)
 
 
 def begin(
@@ -247,16 +252,16 @@ def make_gather(sharding: UpdateSharding) -> Callable[[Any], Any]:
 
 
 def make_eval_step(
-  network: hk.TransformedWithState,
+  network: hk.TransformedWithState, layout: ImageLayout = NATURAL_LAYOUT
 ) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
   """Returns (params, network_state, batch [D, B, ...]) -> sums over the real examples.
 
   The sums, float32 scalars over all devices: 'count', 'loss' (unsmoothed), 'top1', 'top5'.
-  Everything is computed in float32.
+  Everything is computed in float32, from images in `layout`.
   """
 
   def step(params, network_state, batch: Batch):
-    images = batch.images.astype(jnp.float32)
+    images = layout.for_network(batch.images, jnp.float32)
     out, _ = network.apply(params, network_state, None, images, is_training=False)
     logits = out['logits'].astype(jnp.float32)
     losses = cross_entropy(logits, batch.labels, batch.mix_labels, batch.mix_ratio, 0.0)
@@ -275,16 +280,16 @@ def make_eval_step(
 
 
 def make_predict_step(
-  network: hk.TransformedWithState,
+  network: hk.TransformedWithState, layout: ImageLayout = NATURAL_LAYOUT
 ) -> Callable[[Any, Any, Batch], dict[str, jax.Array]]:
   """Returns (params, network_state, batch [D, B, ...]) -> what the network makes of each example.
 
   'probabilities' [D, B, K], and 'pool' [D, B, C], what the classifier sees: float32, each device's
-  on that device.
+  on that device. The images are in `layout`.
   """
 
   def step(params, network_state, batch: Batch):
-    images = batch.images.astype(jnp.float32)
+    images = layout.for_network(batch.images, jnp.float32)
     out, _ = network.apply(params, network_state, None, images, is_training=False)
     logits = out['logits'].astype(jnp.float32)
     return {'probabilities': jax.nn.softmax(logits), 'pool': out['pool'].astype(jnp.float32)}

@@ -137,7 +137,8 @@ class WorkDirectory:
     fields = {phrase.partition(':')[0].removeprefix('--config.') for phrase in changed}
     in_spec = {field for field in fields if field.startswith('model.spec.')}
     open_ = self.by_size | (in_spec if 'model.variant' in self.by_size else set())
-    derived = {'optimizer.clipping', 'data.image_size', 'data.eval_image_size'}
+    sizes = ('image_size', 'eval_image_size', 'clip_seconds', 'mel_bands')
+    derived = {'optimizer.clipping', *(f'data.{name}' for name in sizes)}
     return fields <= open_ | derived and (self.path / DATA_NAME).exists()
 
   def _check_data(self) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from nfnets import activations, baselines, weights, zoo
-from nfnets.baselines import BaselineSpec
+from nfnets import activations, baselines, slow_fast, weights, zoo
+from nfnets.baselines import BaselineSpec, WideResNetSpec
 from nfnets.block_plan import BlockPlan, plan_blocks
 from nfnets.execution import standardize
 from nfnets.spec import ModelSpec
@@ -41,6 +41,7 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
     like any other, but not trained further with the recipe of its family. A normalizer-free
     network then has `w` and `b` only, a batch-normalised one no state; the first normalisation of
     a ResNet-v2's blocks and its last one follow no convolution and become a scale and an offset.
+    Group normalisation depends on the picture and stays.
 
   Raises:
     ValueError: it is folded already, or the parameters are not those of the spec, see
@@ -49,26 +50,19 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
   if is_folded(spec):
     raise ValueError('This network is already folded: use it as it is.')
   params = weights.fit(params, spec)
+  if isinstance(spec, WideResNetSpec):
+    return _fold_wide(params, spec)
   if isinstance(spec, BaselineSpec):
     return baselines.fold(params, spec)
-  root, names = spec.family, spec.names
-  gamma = 1.0 if spec.conventions.gamma_in_conv else activations.get(spec.activation).gamma
   folded: dict[str, dict[str, np.ndarray]] = {}
-
-  def conv(path: str, in_scale: float, out_scale: float = 1.0) -> None:
-    """Standardises a convolution whose input lost a factor and whose output gains one."""
-    folded[path] = {
-      'w': _standardized(params, path, spec) * np.float32(in_scale * out_scale),
-      'b': np.asarray(params[path]['bias'], np.float32) * np.float32(out_scale),
-    }
-
-  for i in range(len(spec.stem)):
-    conv(f'{root}/~/{names.stem_conv.format(i)}', gamma if i else 1.0)
-  for i, plan in enumerate(plan_blocks(spec)):
-    block = f'{root}/~/{names.block}' + (f'_{i}' if i else '')
-    _fold_block(params, block, plan, spec, gamma, conv, folded)
-  if spec.final_conv:
-    conv(f'{root}/~/final_conv', 1.0)  # no activation comes before it
+  if spec.fast is None:
+    _fold_trunk(params, spec.family, spec, folded)
+  else:
+    _fold_trunk(params, slow_fast.fast_path(spec), spec.fast_trunk, folded)
+    _fold_trunk(params, slow_fast.slow_path(spec), spec, folded)
+    for stage in range(len(spec.depth)):
+      # No activation comes before it.
+      _fold_conv(params, slow_fast.lateral_path(spec, stage), spec, folded, 1.0)
   classifier = zoo.classifier_path(spec)
   if classifier in params:
     folded[classifier] = _float32(params[classifier])
@@ -79,6 +73,40 @@ def fold(params: Params, spec: zoo.AnySpec) -> tuple[dict[str, dict[str, np.ndar
 def is_folded(spec: zoo.AnySpec) -> bool:
   """Whether a spec describes a folded network."""
   return spec.folded if isinstance(spec, BaselineSpec) else spec.conventions.folded
+
+
+def _fold_trunk(
+  params: Params, root: str, spec: ModelSpec, folded: dict[str, dict[str, np.ndarray]]
+) -> None:
+  """Folds stem, blocks and final convolution of the network at a module path."""
+  gamma = 1.0 if spec.conventions.gamma_in_conv else activations.get(spec.activation).gamma
+
+  def conv(path: str, in_scale: float, out_scale: float = 1.0) -> None:
+    _fold_conv(params, path, spec, folded, in_scale, out_scale)
+
+  names = spec.names
+  for i in range(len(spec.stem)):
+    conv(f'{root}/~/{names.stem_conv.format(i)}', gamma if i else 1.0)
+  for i, plan in enumerate(plan_blocks(spec)):
+    block = f'{root}/~/{names.block}' + (f'_{i}' if i else '')
+    _fold_block(params, block, plan, spec, gamma, conv, folded)
+  if spec.final_conv:
+    conv(f'{root}/~/final_conv', 1.0)  # no activation comes before it
+
+
+def _fold_conv(
+  params: Params,
+  path: str,
+  spec: ModelSpec,
+  folded: dict[str, dict[str, np.ndarray]],
+  in_scale: float,
+  out_scale: float = 1.0,
+) -> None:
+  """Standardises a convolution whose input lost a factor and whose output gains one."""
+  folded[path] = {
+    'w': _standardized(params, path, spec) * np.float32(in_scale * out_scale),
+    'b': np.asarray(params[path]['bias'], np.float32) * np.float32(out_scale),
+  }
 
 
 def _fold_block(
@@ -111,6 +139,16 @@ def _fold_block(
     conv(f'{block}/~/{name}', gamma, scales[name])
   if plan.is_transition:
     conv(f'{block}/~/conv_shortcut', gamma * plan.beta)
+
+
+def _fold_wide(params: Params, spec: WideResNetSpec) -> tuple[dict[str, Any], WideResNetSpec]:
+  """Folds the standardisation of a wide ResNet's convolutions."""
+  folded = {path: _float32(entries) for path, entries in params.items()}
+  for path, entries in params.items():
+    if 'gain' in entries:
+      w, gain = (jnp.asarray(entries[name], jnp.float32) for name in ('w', 'gain'))
+      folded[path] = {'w': np.asarray(standardize(w, gain)), 'b': folded[path]['bias']}
+  return folded, spec.replace(folded=True)
 
 
 def _standardized(params: Params, path: str, spec: ModelSpec) -> np.ndarray:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfnets import installation, weights, zoo
+from nfnets.audio import SoundPreprocessing
 from nfnets.deploy.folding import Params, fold, is_folded
 from nfnets.deploy.onnx_graph import OPSET, Graph, Map
 from nfnets.deploy.onnx_networks import add_network
-from nfnets.preprocessing import METADATA_KEY, Preprocessing
+from nfnets.preprocessing import METADATA_KEY, Preprocessing, usual
+from nfnets.sides import Sides
 from nfnets.weights.atomic import replacing
 
 if TYPE_CHECKING:
@@ -29,14 +31,14 @@ def export_onnx(
   params: Params,
   spec: zoo.AnySpec,
   *,
-  size: int | None = None,
+  size: Sides | None = None,
   batch_size: int | None = None,
   layout: str = 'NHWC',
   weights_dtype: str = 'float32',
   normalize: bool = False,
   softmax: bool = False,
   pool: bool = False,
-  preprocessing: Preprocessing | None = None,
+  preprocessing: Preprocessing | SoundPreprocessing | None = None,
   metadata: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes images -> logits as an ONNX file of plain convolutions.
@@ -45,7 +47,8 @@ def export_onnx(
     path: the file; it is written whole or not at all. Weights above 2 GB go into `<path>.data`.
     params: as for `fold`, with a classifier; folded or not.
     spec: the network.
-    size: height and width of the images in pixels; 0: any; None: that of the preprocessing.
+    size: height and width of the images in pixels; 0: any; None: that of the preprocessing, or of a
+      network for sounds its spec's test size, (frames, mel bands).
     batch_size: number of images per call; None: any.
     layout: of the input 'images': 'NHWC' or 'NCHW'.
     weights_dtype: 'float32'; or 'float16' or 'bfloat16': half the file, computed in float32.
@@ -53,15 +56,22 @@ def export_onnx(
       mean and divides by the standard deviation; otherwise they are normalised float32.
     softmax: whether the output holds 'probabilities' instead of 'logits', [N, K] float32.
     pool: whether the pooled features are a second output, 'pool', [N, C] float32.
-    preprocessing: how pictures are prepared for the network; the file records it. None: DeepMind's
-      for networks of the spec's test size.
+    preprocessing: how pictures, or sounds, are prepared for the network; the file records it. None:
+      DeepMind's for networks of the spec's test size.
     metadata: what else the file records, such as class names: strings, or JSON types.
 
   Raises:
     ImportError: the package onnx is not installed.
-    ValueError: an unknown choice, or the parameters are not those of the spec.
+    ValueError: an unknown choice, or the parameters are not those of the spec; a network for sounds
+      is to normalise pixels.
   """
-  preprocessing = preprocessing or Preprocessing(spec.test_size)
+  preprocessing = preprocessing or usual(zoo.input_shape(spec))
+  is_sound = isinstance(preprocessing, SoundPreprocessing)
+  if is_sound == zoo.is_for_pictures(spec) or (is_sound and normalize):
+    raise ValueError(
+      'this network and this preprocessing do not go together: those of sounds have one channel, '
+      'and no pixels to normalise.'
+    )
   size = preprocessing.size if size is None else size
   model = make_model(
     params,
@@ -87,7 +97,7 @@ def make_model(
   params: Params,
   spec: zoo.AnySpec,
   *,
-  size: int,
+  size: Sides,
   batch_size: int | None = None,
   layout: str = 'NHWC',
   weights_dtype: str = 'float32',
@@ -122,7 +132,9 @@ def make_model(
   if not is_folded(spec):
     params, spec = fold(params, spec)
   graph = Graph()
-  images = _add_input(graph, layout, size or None, normalized)
+  height, width, channels = zoo.input_shape(spec, size or 1)
+  images = Map('images', channels, (height, width) if size else None)
+  images = _add_input(graph, layout, images, normalized)
   logits, pooled, factor = add_network(graph, images, params, spec)
   outputs = {'probabilities' if softmax else 'logits': num_classes}
   if softmax:
@@ -134,33 +146,33 @@ def make_model(
     outputs['pool'] = params[zoo.classifier_path(spec)]['w'].shape[0]
   return _model(
     graph,
-    _shape(batch_size or 'N', size or 'H', size or 'W', layout),
+    _shape(batch_size or 'N', *((height, width) if size else ('H', 'W')), channels, layout),
     {name: [batch_size or 'N', length] for name, length in outputs.items()},
     'float32' if normalized is None else 'uint8',
     weights_dtype,
   )
 
 
-def _add_input(
-  graph: Graph, layout: str, size: int | None, normalized: Preprocessing | None
-) -> Map:
+def _add_input(graph: Graph, layout: str, images: Map, normalized: Preprocessing | None) -> Map:
   """The nodes before the network: to float32, to NCHW, normalised."""
   from onnx import TensorProto
 
-  name = 'images'
+  name = images.name
   if normalized is not None:
     name = graph.node('Cast', name, to=TensorProto.FLOAT)
   if layout == 'NHWC':
     name = graph.node('Transpose', name, perm=[0, 3, 1, 2])
-  images = Map(name, 3, size)
+  images = images._replace(name=name)
   if normalized is not None:
     mean, deviation = np.array(normalized.mean), np.array(normalized.stddev)
     images = graph.affine(images, 'normalize', 1 / (255 * deviation), -mean / deviation)
   return images
 
 
-def _shape(n: int | str, height: int | str, width: int | str, layout: str) -> list[int | str]:
-  return [n, height, width, 3] if layout == 'NHWC' else [n, 3, height, width]
+def _shape(
+  n: int | str, height: int | str, width: int | str, channels: int, layout: str
+) -> list[int | str]:
+  return [n, height, width, channels] if layout == 'NHWC' else [n, channels, height, width]
 
 
 def _model(

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import lax
 
+from nfnets import sides
+from nfnets.sides import Sides
+
 OPSET = 20  # the first with Gelu
 
 # 'SAME', or pixels (before, behind) of both axes.
@@ -36,7 +39,7 @@ class Map(NamedTuple):
 
   name: str
   channels: int
-  size: int | None  # height and width in pixels; None: any
+  size: tuple[int, int] | None  # height and width in pixels; None: any
 
 
 class Graph:
@@ -71,7 +74,7 @@ class Graph:
     name: str,
     w: np.ndarray,
     bias: np.ndarray | None = None,
-    stride: int = 1,
+    stride: Sides = 1,
     padding: Padding = 'SAME',
   ) -> Map:
     """Adds a convolution.
@@ -79,12 +82,12 @@ class Graph:
     Args:
       x: its input.
       name: of the layer, for its constants.
-      w: [k, k, I / groups, O].
+      w: [kh, kw, I / groups, O].
       bias: [O], or None.
-      stride: of both axes.
+      stride: as the layer's.
       padding: as the layer's.
     """
-    kernel = w.shape[0]
+    kernel = w.shape[:2]
     inputs = [self.constant(f'{name}/w', np.transpose(w, (3, 2, 0, 1)))]
     if bias is not None:
       inputs.append(self.constant(f'{name}/b', bias))
@@ -92,13 +95,22 @@ class Graph:
     window, size = _window(x, kernel, stride, padding)
     return Map(self.node('Conv', x.name, *inputs, group=groups, **window), w.shape[3], size)
 
-  def average_pool(self, x: Map, kernel: int, stride: int) -> Map:
+  def normalized_groups(self, x: Map, groups: int, epsilon: float) -> Map:
+    """Adds mean 0 and variance 1 of each group of channels, with all its pixels."""
+    shape = self.constant(f'groups/{groups}', np.array([0, groups, -1], np.int64))
+    ones = self.constant(f'groups/{groups}/ones', np.ones(groups, np.float32))
+    zeros = self.constant(f'groups/{groups}/zeros', np.zeros(groups, np.float32))
+    apart = self.node('Reshape', x.name, shape)
+    normalized = self.node('InstanceNormalization', apart, ones, zeros, epsilon=epsilon)
+    return x._replace(name=self.node('Reshape', normalized, self.node('Shape', x.name)))
+
+  def average_pool(self, x: Map, kernel: Sides, stride: Sides) -> Map:
     """Adds an average pool, 'SAME', that does not count padding."""
     window, size = _window(x, kernel, stride, 'SAME')
     name = self.node('AveragePool', x.name, count_include_pad=0, **window)
     return Map(name, x.channels, size)
 
-  def max_pool(self, x: Map, kernel: int, stride: int, padding: Padding = 'SAME') -> Map:
+  def max_pool(self, x: Map, kernel: Sides, stride: Sides, padding: Padding = 'SAME') -> Map:
     """Adds a max pool."""
     window, size = _window(x, kernel, stride, padding)
     return Map(self.node('MaxPool', x.name, **window), x.channels, size)
@@ -147,20 +159,32 @@ class Graph:
 
   def mean(self, x: Map) -> Map:
     """Adds the mean over the map: [N, C, 1, 1]."""
-    return Map(self.node('GlobalAveragePool', x.name), x.channels, 1)
+    return Map(self.node('GlobalAveragePool', x.name), x.channels, (1, 1))
+
+  def join(self, x: Map, y: Map) -> Map:
+    """Adds the channels of a second map of the same size behind those of the first."""
+    return x._replace(
+      name=self.node('Concat', x.name, y.name, axis=1), channels=x.channels + y.channels
+    )
 
 
 def _window(
-  x: Map, kernel: int, stride: int, padding: Padding
-) -> tuple[dict[str, Any], int | None]:
+  x: Map, kernel: Sides, stride: Sides, padding: Padding
+) -> tuple[dict[str, Any], tuple[int, int] | None]:
   """The attributes of a window that slides over a map, and the size of what results."""
-  window: dict[str, Any] = {'kernel_shape': [kernel] * 2, 'strides': [stride] * 2}
+  kernel, stride = sides.pair(kernel), sides.pair(stride)
+  window: dict[str, Any] = {'kernel_shape': list(kernel), 'strides': list(stride)}
   if padding == 'SAME' and x.size is None:
     # Which side of an image of any size is padded by how much, the runtime knows.
-    return window | ({'auto_pad': 'SAME_UPPER'} if kernel > 1 or stride > 1 else {}), None
+    moves = (*kernel, *stride) != (1, 1, 1, 1)
+    return window | ({'auto_pad': 'SAME_UPPER'} if moves else {}), None
   if padding == 'SAME':
-    ((low, high),) = lax.padtype_to_pads((x.size,), (kernel,), (stride,), 'SAME')
-  else:
-    (low, high), _ = padding
-  size = None if x.size is None else (x.size + low + high - kernel) // stride + 1
-  return window | {'pads': [low, low, high, high]}, size
+    padding = lax.padtype_to_pads(x.size, kernel, stride, 'SAME')
+  size = None
+  if x.size is not None:
+    size = tuple(
+      (length + sum(pads) - k) // s + 1
+      for length, pads, k, s in zip(x.size, padding, kernel, stride, strict=True)
+    )
+  lows, highs = zip(*padding, strict=True)
+  return window | {'pads': [*lows, *highs]}, size

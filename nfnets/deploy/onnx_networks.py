@@ -1,14 +1,16 @@
-"""Each family's folded network as an ONNX graph, from images [N, 3, H, W] to logits [N, K]."""
+"""Each family's folded network as an ONNX graph, from images [N, C, H, W] to logits [N, K]."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from nfnets import activations
+from nfnets import activations, sides, slow_fast, zoo
 from nfnets.baselines.efficientnet import EfficientNetSpec
 from nfnets.baselines.resnet import ResNetSpec
+from nfnets.baselines.wide_resnet import WideResNetSpec
 from nfnets.block_plan import BlockPlan, plan_blocks
 from nfnets.deploy.onnx_graph import Graph, Map, Padding
+from nfnets.sides import Sides
 from nfnets.spec import ModelSpec
 from nfnets.zoo import AnySpec
 
@@ -20,16 +22,18 @@ def add_network(graph: Graph, images: Map, params: Params, spec: AnySpec) -> tup
 
   Args:
     graph: where to.
-    images: [N, 3, H, W], normalised.
+    images: [N, C, H, W], normalised.
     params: folded, float32.
     spec: what they belong to, folded.
 
   Returns:
     The names of the logits and of the pooled features, and what the latter lack: a factor.
   """
-  kind = {ResNetSpec: _ResNet, EfficientNetSpec: _EfficientNet}.get(type(spec), _NormalizerFree)
-  network = kind(graph, params, spec)
-  return network.classify(network.features(images))
+  kinds = {ResNetSpec: _ResNet, EfficientNetSpec: _EfficientNet, WideResNetSpec: _WideResNet}
+  kind = kinds.get(type(spec), _NormalizerFree)
+  if isinstance(spec, ModelSpec) and spec.fast is not None:
+    kind = _SlowFast
+  return kind(graph, params, spec).outputs(images)
 
 
 class _Network:
@@ -39,10 +43,14 @@ class _Network:
     self.graph, self.params, self.spec = graph, params, spec
     self.root = f'{spec.family}/~'
 
+  def outputs(self, images: Map) -> tuple[str, str, float]:
+    """What `add_network` returns."""
+    return self.classify(self.graph.mean(self.features(images)))
+
   def act(self, x: Map) -> Map:
     return self.graph.activation(x, self.spec.activation)
 
-  def conv(self, x: Map, path: str, stride: int = 1, padding: Padding = 'SAME') -> Map:
+  def conv(self, x: Map, path: str, stride: Sides = 1, padding: Padding = 'SAME') -> Map:
     """A convolution; `b` is its bias, if it has one."""
     entries = self.params[path]
     return self.graph.conv(x, path, entries['w'], entries.get('b'), stride, padding)
@@ -58,9 +66,9 @@ class _Network:
     return self.graph.multiply(x, attention.name)
 
   def classify(self, x: Map, scale: float = 1.0) -> tuple[str, str, float]:
-    """The classifier on the mean of an activated map, which is to be multiplied by scale."""
-    entries = self.params[f'{self.root}/linear']
-    pooled = self.graph.node('Flatten', self.graph.mean(x).name, axis=1)
+    """The classifier on means [N, D, 1, 1] of a map, which are to be multiplied by scale."""
+    entries = self.params[zoo.classifier_path(self.spec)]
+    pooled = self.graph.node('Flatten', x.name, axis=1)
     w = self.graph.constant('linear/w', entries['w'] * np.float32(scale))
     bias = self.graph.constant('linear/b', entries['b'])
     return self.graph.node('Gemm', pooled, w, bias), pooled, scale
@@ -71,7 +79,19 @@ class _NormalizerFree(_Network):
 
   spec: ModelSpec
 
+  def outputs(self, images: Map) -> tuple[str, str, float]:
+    # No convolution follows the last activation to hold its gamma; the classifier does.
+    conventions = self.spec.conventions
+    gamma = 1.0 if conventions.gamma_in_conv else activations.get(self.spec.activation).gamma
+    return self.classify(self.graph.mean(self.features(images)), gamma)
+
   def features(self, images: Map) -> Map:
+    x = self.stem(images)
+    for stage in range(len(self.spec.depth)):
+      x = self.run_stage(stage, x)
+    return self.end(x)
+
+  def stem(self, images: Map) -> Map:
     spec = self.spec
     x = images
     for i, (kernel, stride, _) in enumerate(spec.stem):
@@ -79,29 +99,30 @@ class _NormalizerFree(_Network):
       x = self.conv(self.act(x) if i else x, path, stride, self.padding(kernel))
     if spec.stem_pool:
       x = self.graph.max_pool(x, 3, 2, self.padding(3))
-    for i, plan in enumerate(plan_blocks(spec)):
-      x = self.block(x, f'{self.root}/{spec.names.block}' + (f'_{i}' if i else ''), plan)
-    return self.conv(x, f'{self.root}/final_conv') if spec.final_conv else x
+    return x
 
-  def classify(self, x: Map, scale: float = 1.0) -> tuple[str, str, float]:
-    conventions = self.spec.conventions
-    # No convolution follows the last activation that could hold its gamma; the classifier does.
-    gamma = 1.0 if conventions.gamma_in_conv else activations.get(self.spec.activation).gamma
-    return super().classify(self.act(x), gamma * scale)
+  def run_stage(self, stage: int, x: Map) -> Map:
+    for i, plan in enumerate(plan_blocks(self.spec)):
+      if plan.stage == stage:
+        x = self.block(x, f'{self.root}/{self.spec.names.block}' + (f'_{i}' if i else ''), plan)
+    return x
+
+  def end(self, x: Map) -> Map:
+    return self.act(self.conv(x, f'{self.root}/final_conv') if self.spec.final_conv else x)
 
   def block(self, x: Map, path: str, plan: BlockPlan) -> Map:
     spec = self.spec
     entered = self.act(x)
     shortcut = x
     if plan.is_transition:
-      is_pooled = plan.stride > 1 and spec.shortcut == 'average_pool'
+      is_pooled = plan.stride != 1 and spec.shortcut == 'average_pool'
       seen = self.graph.average_pool(entered, plan.stride, plan.stride) if is_pooled else entered
       stride = plan.stride if spec.shortcut == 'strided_conv' else 1
       shortcut = self.conv(seen, f'{path}/~/conv_shortcut', stride)
     out = self.conv(entered, f'{path}/~/conv0')
-    out = self.conv(self.act(out), f'{path}/~/conv1', plan.stride, self.padding(3))
+    out = self.conv(self.act(out), f'{path}/~/conv1', plan.stride, self.padding(plan.kernel))
     if spec.two_convs:
-      out = self.conv(self.act(out), f'{path}/~/conv1b', 1, self.padding(3))
+      out = self.conv(self.act(out), f'{path}/~/conv1b', 1, self.padding(plan.second_kernel))
     if spec.attention_position == 'before_last_conv':
       out = self.attend(out, path)
     out = self.conv(self.act(out), f'{path}/~/conv2')
@@ -126,9 +147,31 @@ class _NormalizerFree(_Network):
     attention = graph.node('Reshape', graph.node('Sigmoid', seen), column)
     return graph.multiply(x, attention)
 
-  def padding(self, kernel: int) -> Padding:
-    symmetric = ((kernel // 2, kernel // 2),) * 2
-    return 'SAME' if self.spec.conventions.padding == 'same' else symmetric
+  def padding(self, kernel: Sides) -> Padding:
+    if self.spec.conventions.padding == 'same':
+      return 'SAME'
+    return tuple((side // 2, side // 2) for side in sides.pair(kernel))
+
+
+class _SlowFast(_Network):
+  """`nfnets.slow_fast`, line by line."""
+
+  spec: ModelSpec
+
+  def outputs(self, images: Map) -> tuple[str, str, float]:
+    graph, spec = self.graph, self.spec
+    fast = _NormalizerFree(graph, self.params, spec.fast_trunk)
+    slow = _NormalizerFree(graph, self.params, spec)
+    fast.root = f'{slow_fast.fast_path(spec)}/~'
+    slow.root = f'{slow_fast.slow_path(spec)}/~'
+    window = (spec.fast.frames, 1)
+    x, y = fast.stem(images), slow.stem(graph.max_pool(images, window, window))
+    padding = fast.padding((spec.fast.lateral_kernel, 1))
+    for stage in range(len(spec.depth)):
+      lateral = self.conv(x, slow_fast.lateral_path(spec, stage), window, padding)
+      y = graph.join(y, self.act(lateral))
+      x, y = fast.run_stage(stage, x), slow.run_stage(stage, y)
+    return self.classify(graph.join(graph.mean(fast.end(x)), graph.mean(slow.end(y))))
 
 
 class _ResNet(_Network):
@@ -211,3 +254,34 @@ class _EfficientNet(_Network):
     out = self.squeeze_excite(out, path, self.spec.activation)
     out = self.layer(out, f'{path}/~/project', f'{path}/~/project_norm', is_active=False)
     return self.graph.add(out, x) if stride == 1 and x.channels == out.channels else out
+
+
+class _WideResNet(_Network):
+  """`nfnets.baselines.wide_resnet`, line by line."""
+
+  spec: WideResNetSpec
+
+  def features(self, images: Map) -> Map:
+    spec = self.spec
+    x = self.conv(images, f'{self.root}/stem_conv')
+    number = 0
+    for depth, stride in zip(spec.depth, spec.stride, strict=True):
+      for i in range(depth):
+        path = f'{self.root}/block' + (f'_{number}' if number else '')
+        x = self.block(x, f'{path}/~', stride if i == 0 else 1, is_first=i == 0)
+        number += 1
+    return self.normalized(x, f'{self.root}/final_norm')
+
+  def normalized(self, x: Map, path: str) -> Map:
+    """The normalisation of an activated map."""
+    entries = self.params[f'{path}/~/group_norm']
+    activated = self.act(x)
+    normalized = self.graph.normalized_groups(activated, self.spec.groups, self.spec.NORM_EPS)
+    return self.graph.affine(normalized, path, entries['scale'], entries['offset'])
+
+  def block(self, x: Map, path: str, stride: int, is_first: bool) -> Map:
+    out = self.conv(self.normalized(x, f'{path}/norm0'), f'{path}/conv0', stride)
+    out = self.conv(self.normalized(out, f'{path}/norm1'), f'{path}/conv1')
+    if is_first:
+      x = self.conv(self.normalized(x, f'{path}/norm_shortcut'), f'{path}/conv_shortcut', stride)
+    return self.graph.add(out, x)

@@ -12,11 +12,12 @@ from jax import export as jax_export
 
 from nfnets import baselines, execution, weights, zoo
 from nfnets.deploy.folding import Params
+from nfnets.sides import Sides
 from nfnets.weights.atomic import replacing
 
 
 def predictor(params: Params, spec: zoo.AnySpec) -> Callable[[jax.Array], jax.Array]:
-  """Returns a pure function: normalised images [N, H, W, 3] float32 -> logits [N, K] float32.
+  """Returns a pure function: normalised images [N, H, W, C] float32 -> logits [N, K] float32.
 
   Args:
     params: as for `fold`, with a classifier; folded or not.
@@ -61,7 +62,7 @@ def export_stablehlo(
   params: Params,
   spec: zoo.AnySpec,
   *,
-  size: int | None = None,
+  size: Sides | None = None,
   batch_size: int | None = None,
   platforms: tuple[str, ...] = ('cpu', 'cuda', 'tpu'),
 ) -> None:
@@ -73,16 +74,15 @@ def export_stablehlo(
     path: the file; as with `weights.save`, it is written whole or not at all.
     params: as for `predictor`.
     spec: what they belong to.
-    size: height and width of the images; None: the spec's test size.
+    size: height and width of the images, one number or both; None: the spec's test size.
     batch_size: number of images per call; None: any.
     platforms: where it will run.
 
   Raises:
     ValueError: as `predictor`.
   """
-  size = size or spec.test_size
   batch = batch_size or jax_export.symbolic_shape('batch')[0]
-  images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+  images = jax.ShapeDtypeStruct((batch, *zoo.input_shape(spec, size)), jnp.float32)
   with portable():
     exported = jax_export.export(jax.jit(predictor(params, spec)), platforms=platforms)(images)
   with replacing(path) as temporary:
@@ -90,7 +90,7 @@ def export_stablehlo(
 
 
 def load_stablehlo(path: str | os.PathLike) -> Callable[[jax.Array], jax.Array]:
-  """Returns the function that `export_stablehlo` wrote: images [N, H, W, 3] -> logits [N, K].
+  """Returns the function that `export_stablehlo` wrote: images [N, H, W, C] -> logits [N, K].
 
   Raises:
     ValueError: the file is no such export.

@@ -23,7 +23,7 @@ from nfnets import activations
 from nfnets.execution import context
 
 Padding = str | Sequence[tuple[int, int]]  # 'SAME', 'VALID' or pixels (before, behind) of each axis
-Window = tuple[Sequence[int], int, Padding]  # kernel shape, stride and padding
+Window = tuple[Sequence[int], int | Sequence[int], Padding]  # kernel shape, stride and padding
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=['places'], meta_fields=['block'])
@@ -131,8 +131,11 @@ def block_of(windows: Sequence[Window], image_shape: tuple[int, int]) -> int:
 
   Returns:
     The product of the strides, with which the last output is an array again; 1 if the chain has no
-    stride, or the maps cannot be cut into such squares: then only the plain convolutions are right.
+    stride, or another one for each axis, or the maps cannot be cut into such squares: then only the
+    plain convolutions are right.
   """
+  if not all(isinstance(stride, int) for _, stride, _ in windows):
+    return 1
   block = total = math.prod(stride for _, stride, _ in windows)
   if any(size % block or not size for size in image_shape):
     return 1

@@ -73,7 +73,7 @@ def adaptive_grad_clip(
       1024 to 4096, up to 0.16 for small ones). It and eps may be traced.
     eps: smallest weight norm, so that units that start at zero can move.
     mask: parameters -> tree of bools, True where to clip, e.g. `nfnets.optim.clip_mask`.
-    unit_rule: ('<module path>/<name>', shape) -> the axes that one norm sums over, e.g.
+    unit_rule: (`<module path>/<name>`, shape) -> the axes that one norm sums over, e.g.
       `nfnets.optim.per_output`. None is the published rule, `nfnets.optim.unit_axes`. For
       optax.inject_hyperparams, this and mask are static_args.
 

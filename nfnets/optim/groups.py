@@ -128,7 +128,7 @@ def sum_by_group(values: Any, groups: Any) -> dict[str, Any]:
 def stage_of(module: str, depth: Sequence[int]) -> str:
   """Names the stage of a module by its block's number: 'stem', 'stage_1', 'stage_2', ..., 'head'.
 
-  Blocks are modules directly under the root whose names end in 'block', Haiku's '_<number>' of the
+  Blocks are modules directly under the root whose names end in 'block', Haiku's `_<number>` of the
   later ones left aside; this holds for every network of this library.
 
   Args:

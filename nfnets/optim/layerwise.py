@@ -1,9 +1,9 @@
 """Frozen parameters and learning rates by layer: what fine-tuning adds to an optimiser.
 
 Parameters are named by prefixes of `<module path>/<name>`. A prefix ends with a whole part of the
-path: 'NFNet/~/nf_block' covers the first block with everything in it, but neither
-'NFNet/~/nf_block_1' nor all blocks. In a part, `*`, `?` and `[12]` are wildcards:
-'NFNet/~/nf_block*' covers every block, 'NFNet/~/stem_conv*' the four convolutions of the stem.
+path: `NFNet/~/nf_block` covers the first block with everything in it, but neither
+`NFNet/~/nf_block_1` nor all blocks. In a part, `*`, `?` and `[12]` are wildcards:
+`NFNet/~/nf_block*` covers every block, `NFNet/~/stem_conv*` the four convolutions of the stem.
 """
 
 import fnmatch
@@ -22,7 +22,7 @@ _TRAINED, _FROZEN = 'trained', 'frozen'
 
 
 def covers(prefix: str, name: str) -> bool:
-  """Whether a prefix such as 'NFNet/~/stem_conv*' covers a parameter, '<module path>/<name>'.
+  """Whether a prefix such as `NFNet/~/stem_conv*` covers a parameter, `<module path>/<name>`.
 
   It does if each part of the prefix, between slashes, matches that part of the name. A trailing
   slash makes no difference.

@@ -135,6 +135,8 @@ def _check_channels(params: Mapping[str, Mapping[str, Any]], shapes: Tree) -> No
   """As `check_channels`, of the first convolution of a tree that the network has too."""
   stem = next(m for m, e in shapes.items() if ('stem' in m or 'initial' in m) and 'w' in e)
   found, wanted = np.shape(params.get(stem, {}).get('w', ())), shapes[stem]['w'].shape
+  if wanted[2] != _CHANNELS:
+    return  # a network for something else: `merge` compares the shapes
   if len(found) == len(wanted) and (*found[:2], found[3]) == (*wanted[:2], wanted[3]):
     gain = f'{stem}/gain' if 'gain' in shapes[stem] else None
     check_channels(found[2], f'{stem}/w', gain)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from nfnets import installation, zoo
-from nfnets.preprocessing import Preprocessing
+from nfnets.audio import SoundPreprocessing
+from nfnets.preprocessing import Preprocessing, read_metadata, usual
 from nfnets.weights import fitting, formats, proxies
 from nfnets.weights import tree as trees
 from nfnets.weights.deepmind import find_variant, load_deepmind
@@ -40,14 +41,14 @@ class Pretrained:
     params: module path -> name -> numpy array; no classifier if the weights have none.
     spec: the network, for `create_model`.
     name: the published name, or the name of a local file without its extension.
-    preprocessing: how pictures are prepared for the network.
+    preprocessing: how pictures, or sounds, are prepared for the network.
     class_names: in the order of the logits; None: the weights have no class names.
   """
 
   params: trees.Tree
   spec: zoo.AnySpec
   name: str
-  preprocessing: Preprocessing
+  preprocessing: Preprocessing | SoundPreprocessing
   class_names: tuple[str, ...] | None = None
 
   def __iter__(self) -> Iterator[Any]:
@@ -182,7 +183,7 @@ def _load_file(path: Path) -> Pretrained:
   except (TypeError, ValueError) as error:
     raise ValueError(f'{path} does not hold the model of its metadata: {error}') from None
   try:
-    preprocessing = Preprocessing.from_metadata(metadata) or Preprocessing(spec.test_size)
+    preprocessing = read_metadata(metadata) or usual(zoo.input_shape(spec))
     names = _class_names(metadata, fitting.count_classes(params, spec))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: {error}') from None

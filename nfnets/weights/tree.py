@@ -13,6 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from nfnets.audio import SoundPreprocessing
 from nfnets.preprocessing import METADATA_KEY, Preprocessing
 from nfnets.weights import formats
 from nfnets.weights.atomic import replacing
@@ -35,7 +36,7 @@ def save(
   *,
   spec: 'AnySpec | Mapping[str, Any] | None' = None,
   class_names: Sequence[str] | None = None,
-  preprocessing: Preprocessing | None = None,
+  preprocessing: Preprocessing | SoundPreprocessing | None = None,
   metadata: Mapping[str, str] | None = None,
 ) -> None:
   """Writes a parameter tree; an existing file is replaced atomically, or not at all.
@@ -51,7 +52,7 @@ def save(
       bfloat16, ...). Device arrays must be fully addressable.
     spec: what describes the model: its spec, or a mapping of JSON types (tuples become lists).
     class_names: K names, in the order of the logits.
-    preprocessing: how pictures are prepared for the network.
+    preprocessing: how pictures, or sounds, are prepared for the network.
     metadata: further text, e.g. {'dataset': 'imagenet2012'}.
 
   Raises:

@@ -47,7 +47,7 @@ def make_logits(
 
 def make_gradient(run: settings.Run) -> gradients.Gradient:
   """Returns the gradient as the train step computes it, of images in their natural layout."""
-  return gradients.make_gradient(run.network, dataclasses.replace(run.step, image_block=1))
+  return gradients.make_gradient(run.network, dataclasses.replace(run.step, layout=NATURAL_LAYOUT))
 
 
 def make_step(run: settings.Run) -> tuple[Callable[..., Any], steps.TrainState]:

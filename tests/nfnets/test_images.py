@@ -346,3 +346,29 @@ def test_normalize_uses_the_published_constants():
   assert images.normalize(picture, out) is out
   np.testing.assert_array_equal(out, normalized)
   assert (images.normalize(picture[:, :, ::-1]) == normalized[:, :, ::-1]).all()
+
+
+def test_a_jpeg_can_be_decoded_smaller():
+  data = _encode(_PICTURE, 'JPEG', quality=95, subsampling=0)
+  for shrink in (2, 4, 8):
+    smaller = images.decode(data, shrink=shrink)
+    assert smaller.shape == (-(-90 // shrink), 120 // shrink, 3)
+    rows = 90 // shrink
+    squares = _PICTURE[: rows * shrink].reshape(rows, shrink, 120 // shrink, shrink, 3)
+    assert np.abs(smaller[:rows] - squares.mean((1, 3))).mean() < 2
+  np.testing.assert_array_equal(images.decode(data, shrink=1), images.decode(data))
+  png = _encode(_PICTURE, 'PNG')
+  assert images.decode(png, shrink=2).shape == _PICTURE.shape
+  with pytest.raises(ValueError, match='shrink must be one of'):
+    images.decode(data, shrink=3)
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_the_size_of_a_jpeg_is_that_of_the_upright_picture(orientation):
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  data = _encode(_PICTURE, 'JPEG', exif=exif)
+  assert images.jpeg_size(data) == images.decode(data).shape[:2]
+  assert images.jpeg_size(_encode(_PICTURE, 'PNG')) is None
+  with pytest.raises(ValueError, match='header is corrupt'):
+    images.jpeg_size(data[:20])

@@ -59,7 +59,8 @@ class Chain:
       second: the same shape; the picture to mix with, unused when kind is 'none'.
       kind: one of `mixing.KINDS`.
       rng: the source of all randomness.
-      out: float32 [H, W, 3], C-contiguous: takes the result, normalised.
+      out: float32 [H, W, 3], C-contiguous: takes the result, normalised. Or uint8, where the result
+        is whole numbers without that: takes it as it is.
 
     Returns:
       The weight of the first picture's label, in 0..1; 1 when kind is 'none'.
@@ -72,7 +73,7 @@ class Chain:
         pictures = [mixed]
       elif step == 'augment' and self.policy != 'none':
         pictures = [self._augment(picture, rng) for picture in pictures]
-      elif step == 'normalize':
+      elif step == 'normalize' and out.dtype != np.uint8:
         # Written straight into the batch where this is the last step.
         place = out if len(pictures) == 1 else None
         scale = {'mean': self.mean, 'stddev': self.stddev}
@@ -80,7 +81,7 @@ class Chain:
       if step == 'augment' and len(pictures) > 1:
         pictures = [picture.astype(np.float32) for picture in pictures]  # mixing does not round
     if pictures[0] is not out:
-      np.copyto(out, pictures[0])
+      np.copyto(out, pictures[0], casting='unsafe')
     return ratio
 
   def _augment(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,14 +1,51 @@
 """Where a training example is cut from its picture, and how it is placed."""
 
 import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from nfnets import images, inference
+from nfnets import inference
 
 _ATTEMPTS = 10
 _MIN_COVERED = 0.1  # TensorFlow's min_object_covered with the whole picture as the object
+
+
+class Cut(NamedTuple):
+  """What of a picture goes into an example."""
+
+  box: tuple[int, int, int, int]  # top, left, height, width, pixels
+  mirror: bool  # left-right
+
+  def in_copy(self, shape: tuple[int, ...], smaller: tuple[int, ...]) -> 'Cut':
+    """Returns the same of a smaller copy, its edges at the nearest whole pixels.
+
+    Args:
+      shape: (H, W, ...) of the picture.
+      smaller: that of the copy.
+    """
+    starts, lengths = [], []
+    for first, length, side, new_side in zip(
+      self.box[:2], self.box[2:], shape[:2], smaller[:2], strict=True
+    ):
+      start, end = (int(edge * new_side / side + 0.5) for edge in (first, first + length))
+      starts.append(min(start, new_side - 1))
+      lengths.append(max(end - starts[-1], 1))
+    return Cut((*starts, *lengths), self.mirror)
+
+
+def random_cut(
+  shape: tuple[int, ...],
+  size: int,
+  rng: np.random.Generator,
+  *,
+  area: tuple[float, float] = (0.08, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  flip: bool = False,
+) -> Cut:
+  """Draws a random resized crop, see `random_crop_box`; if `flip`, half of them mirrored."""
+  box = random_crop_box(shape, size, rng, area=area, aspect=aspect)
+  return Cut(box, flip and rng.random() < 0.5)
 
 
 def random_crop_box(
@@ -72,32 +109,6 @@ def _attempt(
   top = int(rng.integers(height - crop_height)) if crop_height < height else 0
   left = int(rng.integers(width - crop_width)) if crop_width < width else 0
   return top, left, crop_height, crop_width
-
-
-def random_resized_crop(
-  image: np.ndarray,
-  size: int,
-  rng: np.random.Generator,
-  *,
-  area: tuple[float, float] = (0.08, 1.0),
-  aspect: tuple[float, float] = (3 / 4, 4 / 3),
-  flip: bool = False,
-  resize: Callable[..., np.ndarray] = images.resize_bicubic,
-) -> np.ndarray:
-  """Cuts a random box (see `random_crop_box`) and resizes it, bicubic, to [size, size, 3] float32.
-
-  Args:
-    image: uint8 [H, W, 3].
-    size: height and width of the result, in pixels.
-    rng: source of all randomness.
-    area: least and greatest share of the picture's area.
-    aspect: least and greatest width / height of the crop.
-    flip: mirror it left-right with probability 1/2.
-    resize: `images.resize_bicubic` or `images.resize_opencv`.
-  """
-  box = random_crop_box(image.shape, size, rng, area=area, aspect=aspect)
-  mirror = flip and rng.random() < 0.5
-  return resize(image, (size, size), box=box, mirror=mirror)
 
 
 def random_shift(image: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where pictures come from: the embedded digits, a folder, a TFDS data set, random images.
+"""Where pictures come from: the embedded digits, a folder, a TFDS data set, random images; sounds.
 
 Every source is a sequence with random access, so that a batch is a function of indices alone, and
 can be pickled for the worker processes.
@@ -8,6 +8,8 @@ from experiments.data.settings import DataSettings
 from experiments.data.sources import folder, in_memory, packed_folder, tfds
 from experiments.data.sources.source import Example, MachineError, ReadError, Source
 from experiments.runtime import local_paths
+from experiments.runtime.errors import DataError
+from nfnets import sound_files
 
 __all__ = ['Example', 'MachineError', 'ReadError', 'Source', 'file_stats', 'open_sources']
 
@@ -28,7 +30,18 @@ def _folder(settings: DataSettings) -> tuple[Source, Source]:
   return place.open_parts(settings)
 
 
+def _audio_folder(settings: DataSettings) -> tuple[Source, Source]:
+  """A folder of files of sounds, which their examples decode."""
+  local_paths.require(settings.dir, '--config.data.dir')
+  try:
+    sound_files.require()
+  except ImportError as error:
+    raise DataError(str(error)) from None
+  return folder.open_parts(settings, sound_files.SOUNDS)
+
+
 OPENERS = {
+  'audio_folder': _audio_folder,
   'digits': in_memory.digits,
   'folder': _folder,
   'synthetic': in_memory.synthetic,

@@ -64,13 +64,15 @@ class FolderSource(Listed):
 class DiskListing:
   """A folder of files."""
 
-  def __init__(self, root: str):
-    """Raises DataError if there is no such folder."""
+  def __init__(self, root: str, kind: picture_files.Kind = picture_files.PICTURES):
+    """Takes what to look for; raises DataError if there is no such folder."""
+    self.kind = kind
     # Where there is no such home, pathlib's own raises, and this one leaves the ~ as it is.
     self.root = pathlib.Path(os.path.expanduser(root))
     if not root or not self.root.is_dir():
       raise DataError(
-        f'the image folder {root!r} does not exist; set --config.data.dir to an existing folder'
+        f'the folder of {kind.noun}s {root!r} does not exist; set --config.data.dir to an existing '
+        'folder'
       )
 
   def has(self, part: str) -> bool:
@@ -90,8 +92,8 @@ class DiskListing:
         if names := sorted(self._names(entry.path, skipped)):
           classes[entry.name] = names
         else:
-          skipped.add('without pictures', entry.path)
-      elif picture_files.has_picture_ending(entry.name):
+          skipped.add(f'without {self.kind.noun}s', entry.path)
+      elif picture_files.has_ending(entry.name, self.kind):
         skipped.add('outside the class folders', entry.path)
     self._report(place, skipped)
     return classes
@@ -105,7 +107,7 @@ class DiskListing:
 
   def _names(self, place: str | pathlib.Path, skipped: picture_files.Skipped) -> Iterator[str]:
     prefix = os.path.join(self.root, '')
-    for path in picture_files.walk(place, self.root.resolve(), skipped):
+    for path in picture_files.walk(place, self.root.resolve(), skipped, self.kind):
       yield path.removeprefix(prefix)
 
   def _skipped(self) -> picture_files.Skipped:
@@ -116,17 +118,23 @@ class DiskListing:
       folder_layout.say_once(f'{place}: {skipped}')
 
 
-def open_parts(settings: DataSettings) -> tuple[FolderSource, FolderSource]:
+def open_parts(
+  settings: DataSettings, kind: picture_files.Kind = picture_files.PICTURES
+) -> tuple[FolderSource, FolderSource]:
   """Opens the train and the test part of `data.dir`; see `scan` for the layouts.
+
+  Args:
+    settings: of the data.
+    kind: of files.
 
   Raises:
     DataError: as `scan`, or the folder is missing.
   """
-  listing = DiskListing(settings.dir)
+  listing = DiskListing(settings.dir, kind)
   *parts, class_names = scan(
     listing, settings.train_split, settings.test_split, settings.held_out_fraction
   )
-  train, test = (FolderSource(listing.root, files, class_names) for files in parts)
+  train, test = (FolderSource(listing.root, files, class_names, settings.source) for files in parts)
   return train, test
 
 
@@ -159,29 +167,27 @@ def scan(
   if test is None:
     train, test = _hold_out(train, held_out_fraction)
   else:
-    _check_classes(root, train, test)
+    _check_classes(root, train, test, listing.kind.noun)
   if not any(test.values()):
     raise DataError(
-      f'{root} leaves no pictures to test on; add some under {test_split!r} or raise '
+      f'{root} leaves no {listing.kind.noun}s to test on; add some under {test_split!r} or raise '
       '--config.data.held_out_fraction'
     )
   return _files(train, class_names), _files(test, class_names), class_names
 
 
 def _check_classes(
-  root: pathlib.Path, train: dict[str, list[str]], test: dict[str, list[str]]
+  root: pathlib.Path, train: dict[str, list[str]], test: dict[str, list[str]], noun: str
 ) -> None:
   only_test = sorted(set(test) - set(train))
   if only_test:
     raise DataError(
-      f'{root} has test pictures but no training pictures of the class {only_test[0]!r} '
+      f'{root} has test {noun}s but no training {noun}s of the class {only_test[0]!r} '
       f'({len(only_test)} such classes); add some or remove its test folder'
     )
   only_train = sorted(set(train) - set(test))
   if only_train:
-    folder_layout.say_once(
-      f'{root} has no test pictures of {len(only_train)} classes: {only_train}'
-    )
+    folder_layout.say_once(f'{root} has no test {noun}s of {len(only_train)} classes: {only_train}')
 
 
 def _files(names: dict[str, list[str]], class_names: tuple[str, ...]) -> Files:

@@ -21,6 +21,7 @@ class Listing(Protocol):
   """The pictures of a folder, on a disk or packed."""
 
   root: pathlib.Path
+  kind: picture_files.Kind
 
   def has(self, part: str) -> bool:
     """Whether there is a sub-folder of this name."""
@@ -62,7 +63,7 @@ def divide(listing: Listing, train_split: str, test_split: str) -> tuple[Classes
   if train_part and test_part and not train:
     raise DataError(
       f'{root} has the folders {train_part!r} and {test_part!r}, but {train_part!r} holds no class '
-      'folders with pictures; expected one folder per class there'
+      f'folders with {listing.kind.noun}s; expected one folder per class there'
     )
   if not train:
     if test:
@@ -98,19 +99,20 @@ def _find(listing: Listing, wanted: str, known: tuple[str, ...], field: str) -> 
 
 
 def _too_few_classes(listing: Listing, part: str, train: Classes) -> str:
-  found = 'no class folders with pictures'
+  found = f'no class folders with {listing.kind.noun}s'
   if train:
     (kind,) = train
     found = f'only the class {kind!r}'
     inner = listing.classes(f'{part}/{kind}' if part else kind)
     if len(inner) > 1:
       return (
-        f'{listing.root} holds {found}, but that folder holds {len(inner)} folders with pictures; '
+        f'{listing.root} holds {found}, but that folder holds {len(inner)} folders with '
+        f'{listing.kind.noun}s; '
         f'give {listing.root / part / kind} instead if that is the one you mean'
       )
   return (
     f'{listing.root} holds {found}; expected at least two folders, one per class, with '
-    f'{" ".join(picture_files.ENDINGS)} files'
+    f'{" ".join(listing.kind.endings)} files'
   )
 
 

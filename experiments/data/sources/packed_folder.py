@@ -30,6 +30,8 @@ _FORMAT = 'nfnets packed folder 1'
 class PackedListing:
   """The pictures of a packed folder, as `folder.scan` takes them."""
 
+  kind = picture_files.PICTURES
+
   def __init__(self, root: str):
     """Reads the index; raises DataError if it is not one, or belongs to other records."""
     self.root = pathlib.Path(os.path.expanduser(root))

@@ -17,21 +17,33 @@ class _Effect(NamedTuple):
   but: tuple[Any, ...] = ()  # if there are no `values`: those that do not do
 
 
-_AUGMENTATION = (
+_MIXING = ('data.mixing', 'data.mixup_alpha', 'data.mix_pairing')
+_MASKS = ('data.time_masks', 'data.time_mask_share', 'data.mel_masks', 'data.mel_mask_share')
+_AUGMENTATION_OF_PICTURES = (
   'data.crop',
   'data.crop_area',
   'data.crop_aspect',
   'data.shift_fraction',
   'data.flip',
-  'data.mixing',
-  'data.mixup_alpha',
-  'data.mix_pairing',
+  'data.decode',
   'data.augment',
   'data.randaugment_layers',
   'data.randaugment_magnitude',
   'data.autoaugment_policy',
   'data.published_quirks',
   'data.order',
+)
+_AUGMENTATION = (*_AUGMENTATION_OF_PICTURES, *_MIXING, *_MASKS)
+_OF_SOUNDS = ('data.clip_seconds', 'data.mel_bands', *_MASKS)
+_OF_PICTURES = (
+  *_AUGMENTATION_OF_PICTURES,
+  'data.image_size',
+  'data.eval_image_size',
+  'data.resize',
+  'data.eval_mode',
+  'data.eval_crop_share',
+  'data.mean',
+  'data.stddev',
 )
 _LONG_RUNS = (
   'evaluate_every_epochs',
@@ -43,8 +55,14 @@ _LONG_RUNS = (
 
 _EFFECTS = (
   _Effect('data.source', ('data.name',), ('tfds',)),
-  _Effect('data.source', ('data.dir', 'data.train_split', 'data.test_split'), ('folder', 'tfds')),
-  _Effect('data.source', ('data.held_out_fraction',), ('folder',)),
+  _Effect('data.source', ('data.dir', 'data.train_split', 'data.test_split'),
+          ('folder', 'tfds', 'audio_folder')),
+  _Effect('data.source', ('data.held_out_fraction',), ('folder', 'audio_folder')),
+  _Effect('data.source', ('data.decode',), ('folder', 'tfds')),
+  _Effect('data.source', _OF_SOUNDS, ('audio_folder',)),
+  _Effect('data.source', _OF_PICTURES, ('digits', 'folder', 'tfds', 'synthetic')),
+  _Effect('data.time_masks', ('data.time_mask_share',), but=(0,)),
+  _Effect('data.mel_masks', ('data.mel_mask_share',), but=(0,)),
   _Effect('data.source', ('data.num_examples', 'data.num_classes'), ('synthetic',)),
   _Effect('data.crop', ('data.crop_area', 'data.crop_aspect'), ('random',)),
   _Effect('data.crop', ('data.shift_fraction',), ('shift',)),

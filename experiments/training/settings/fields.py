@@ -62,6 +62,7 @@ def resolve(config: ConfigDict, num_train: int | None = None) -> ConfigDict:
       test_size=spec.test_size,
       magnitude=spec.augment_magnitude,
       variant=config.model.variant,
+      channels=zoo.input_shape(spec)[-1],
       num_devices=jax.device_count(),
     )
   _check_sharing(config)
@@ -91,10 +92,13 @@ def model_spec(model: ConfigDict) -> zoo.AnySpec:
     for field in ('drop_rate', 'stochdepth_rate', 'activation', 'skip_gain_init')
     if model[field] is not None
   }
-  try:
-    return _named_spec(model).replace(**changes)
-  except ValueError as error:
-    raise ConfigError(f'--config.model: {error}') from None
+  spec = _named_spec(model)
+  _require(
+    isinstance(spec, ModelSpec) or 'skip_gain_init' not in changes,
+    f'--config.model.skip_gain_init is for normalizer-free networks, and {spec.family} has no skip '
+    'gains: set it to None.',
+  )
+  return spec.replace(**changes)
 
 
 def _named_spec(model: ConfigDict) -> zoo.AnySpec:

@@ -5,7 +5,7 @@ import math
 import jax
 from ml_collections import ConfigDict
 
-from experiments.data import DatasetInfo
+from experiments.data import DatasetInfo, DataSettings
 from experiments.runtime.errors import ConfigError
 from experiments.training import privacy_budget
 from experiments.training.gradients import PrivateSettings
@@ -32,11 +32,12 @@ def check(config: ConfigDict, spec: zoo.AnySpec) -> None:
       'examples of a batch, so that no gradient is of one example alone. Take a normalizer-free '
       'network, or WRN-16-4 with --config.model.variant.'
     )
+  mixing = DataSettings.from_config(config).mixing
   for is_fault, sentence in (
     (
-      config.data.mixing != 'none',
-      f'--config.data.mixing={config.data.mixing} puts two examples into one picture, and privacy '
-      'is counted for each alone: set --config.data.mixing=none.',
+      mixing != 'none',
+      f'--config.data.mixing={mixing} puts two examples into one picture, and privacy is counted '
+      'for each alone: set --config.data.mixing=none.',
     ),
     (
       config.optimizer.sam_rho > 0,

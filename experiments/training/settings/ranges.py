@@ -11,7 +11,7 @@ from experiments.runtime.ranges import (
   Switch,
   Text,
 )
-from experiments.training import nonfinite, update_sharding
+from experiments.training import nonfinite, privacy_budget, update_sharding
 from nfnets import activations
 from nfnets.execution.context import SPACE_TO_DEPTH
 
@@ -66,7 +66,7 @@ FIELDS: dict[str, Row] = {
   'private.epsilon': OrNone(Number(0, 100, above=True, note='None: not private')),
   'private.delta': OrNone(Number(0, 1, above=True, below=True)),
   'private.clipping_norm': Number(0, 1e6, above=True, note='published: 1'),
-  'private.noise_multiplier': OrNone(Number(0, 1e6, above=True)),
+  'private.noise_multiplier': OrNone(Number(privacy_budget.LEAST_NOISE, 1e6)),
   'private.augmentation_multiplicity': Number(1, 1024, whole=True, note='published: 4 to 16'),
   'private.microbatch': OrNone(_BATCH),
   'finetune.new_head': Switch(),

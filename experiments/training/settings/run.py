@@ -228,16 +228,17 @@ def _image_layout(
 ) -> ImageLayout:
   """How the host hands the images of a train step on this backend over.
 
-  For an accelerator the host rounds them to the step's dtype and packs them as the stem does first:
-  the same values, half the bytes to send, and nothing to rearrange on the device.
+  Where the recipe ends in bytes, they are sent as bytes, and the device normalises them. For an
+  accelerator the host also packs them as the stem does first, and rounds what are no bytes to the
+  step's dtype: the same values, fewer bytes to send, and nothing to rearrange on the device.
   """
   chosen = settings.space_to_depth
   if chosen == 'off' or (chosen == 'auto' and backend == 'cpu'):
-    return NATURAL_LAYOUT
+    return settings.train_layout()
   block = 1
   if isinstance(spec, ModelSpec) and config.model.stem_space_to_depth != 'off':
-    block = stem_block(spec, (settings.image_size,) * 2)
-  return ImageLayout(block, config.compute_dtype)
+    block = stem_block(spec, settings.train_shape[:2])
+  return settings.train_layout(block, config.compute_dtype)
 
 
 def _make_schedule(config: ConfigDict, plan: Plan) -> optax.Schedule:
@@ -306,6 +307,6 @@ def _step_settings(
     stage_depths=getattr(spec, 'depth', None),
     remat=tuple(config.model.remat),
     stem_space_to_depth=config.model.stem_space_to_depth,
-    image_block=layout.block,
+    layout=layout,
     private=of_private,
   )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_batches import assert_same, labels_of, make_settings, take
@@ -94,6 +96,52 @@ def test_a_layout_holds_the_same_pictures(workers, recipe, block, dtype):
     np.testing.assert_array_equal(batch.mix_ratio, plain.mix_ratio)
 
 
+# A small magnitude, because at 12 pixels the published ones leave nothing of a picture.
+_RECIPE = {'mixing': 'mixup_cutmix', 'augment': 'randaugment', 'randaugment_magnitude': 0.6}
+_MIXED_LAST = ('augment', 'normalize', 'mix')
+
+
+@pytest.mark.parametrize(
+  ('fields', 'ends_in_bytes'),
+  [
+    (_RECIPE, True),
+    ({**_RECIPE, 'order': _MIXED_LAST}, False),
+    ({**_RECIPE, 'order': _MIXED_LAST, 'mixing': 'cutmix'}, True),
+    ({'augment': 'autoaugment', 'stddev': (0.5, 0.5, 0.5)}, True),
+    ({'resize': 'opencv', 'mixing': 'cutmix'}, True),
+    ({'resize': 'opencv', 'mixing': 'mixup'}, False),
+    ({'crop': 'shift'}, True),  # of pictures that have the size already
+    ({}, False),
+  ],
+)
+def test_recipes_that_end_in_bytes_hand_over_bytes(fields, ends_in_bytes):
+  settings = make_settings(**fields)
+  assert settings.train_ends_in_bytes == ends_in_bytes
+  batches = take(settings, 2)
+  pixels = np.stack([batch.images for batch in batches])
+  pixels = pixels * images.on_byte_scale(settings.stddev) + images.on_byte_scale(settings.mean)
+  assert (np.abs(pixels - pixels.round().clip(0, 255)).max() < 1e-3) == ends_in_bytes
+  for block in (1, 4):
+    layout = settings.train_layout(block)
+    for batch, plain in zip(take(settings, 2, layout=layout), batches, strict=True):
+      assert batch.images.dtype == (np.uint8 if ends_in_bytes else np.float32)
+      np.testing.assert_array_equal(layout.restore(batch.images), plain.images)
+      seen = jax.jit(lambda x, layout=layout: layout.for_network(x, jnp.float32))(batch.images[0])
+      seen = layout._replace(dtype='float32').restore(getattr(seen, 'places', seen))
+      np.testing.assert_array_equal(seen, plain.images[0])
+
+
+@pytest.mark.parametrize(('mode', 'dtype'), [('squash', np.uint8), ('resize', np.float32)])
+def test_pictures_that_tests_prepare_as_bytes_are_handed_over_as_bytes(mode, dtype):
+  settings = make_settings(num_examples=50, eval_mode=mode, eval_image_size=9, eval_crop_share=0.9)
+  layout = settings.test_layout
+  plain = list(data.test_batches(settings, 1))
+  for batch, expected in zip(data.test_batches(settings, 1, layout=layout), plain, strict=True):
+    assert batch.images.dtype == dtype
+    real = expected.mask > 0
+    np.testing.assert_array_equal(layout.restore(batch.images)[real], expected.images[real])
+
+
 def test_devices_and_hosts_only_divide_the_batch():
   settings = make_settings()
   whole = take(settings, 4)
@@ -118,10 +166,6 @@ def test_threads_do_not_matter(threads, pairing):
   fields = {**_RECIPE, 'mix_pairing': pairing}
   expected = take(make_settings(**fields), 4)
   assert_same(take(make_settings(num_threads=threads, **fields), 4), expected)
-
-
-# A small magnitude, because at 12 pixels the published ones leave nothing of a picture.
-_RECIPE = {'mixing': 'mixup_cutmix', 'augment': 'randaugment', 'randaugment_magnitude': 0.6}
 
 
 def test_worker_processes_do_not_matter_and_end():

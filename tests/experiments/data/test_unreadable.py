@@ -179,7 +179,7 @@ def test_errors_of_the_machine_are_not_the_pictures(pictures, monkeypatch, numbe
 
 
 def test_memory_that_runs_out_is_not_the_pictures_fault(pictures, monkeypatch):
-  def fails(_, *, exact):
+  def fails(_, **options):
     raise MemoryError
 
   monkeypatch.setattr(images, 'decode', fails)

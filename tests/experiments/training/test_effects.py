@@ -20,7 +20,8 @@ from experiments.training.settings.ranges import FIELDS
     (
       'data.dir',
       '--config.data.dir has no effect with --config.data.source=digits: leave it out, or set '
-      '--config.data.source=folder or --config.data.source=tfds.',
+      '--config.data.source=folder or --config.data.source=tfds or '
+      '--config.data.source=audio_folder.',
     ),
     (
       'optimizer.sam_ascent_share',

@@ -36,6 +36,7 @@ ACCEPTED = {
     'evaluate_every_epochs',  # only at the end
     'model.drop_rate',
     'model.stochdepth_rate',
+    'model.skip_gain_init',
     'optimizer.learning_rate',  # nothing moves
     'optimizer.warmup_epochs',
     'optimizer.final_learning_rate',
@@ -67,7 +68,12 @@ ACCEPTED = {
     'model.drop_rate',
     'model.stochdepth_rate',
     'model.activation',
+    'model.skip_gain_init',
     'optimizer.clipping',
+    'private.epsilon',  # a run that is not private
+    'private.delta',
+    'private.noise_multiplier',
+    'private.microbatch',
     'data.image_size',
     'data.eval_image_size',
     'data.randaugment_magnitude',

@@ -191,6 +191,29 @@ def test_images_that_the_host_packed_change_no_gradient(packing, dtype):
 
   jax.tree.map(
     np.testing.assert_array_equal,
-    run(batch._replace(images=packed), image_block=4),
+    run(batch._replace(images=packed), layout=layout),
     run(batch),
+  )
+
+
+def test_bytes_give_the_gradient_of_the_pictures_that_the_host_normalised():
+  def logits(images, is_training):
+    out = hk.Linear(3)(hk.Flatten()(hk.Conv2D(8, 3, stride=2)(images)))
+    return {'pool': out, 'logits': out}
+
+  network = hk.transform_with_state(logits)
+  pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+  labels = np.array([0, 1, 2, 0], np.int32)
+  layout = ImageLayout(1, 'uint8', mean=(0.1, 0.2, 0.3), stddev=(0.4, 0.5, 0.7))
+  normalised = nfnets.images.normalize(pixels, mean=layout.mean, stddev=layout.stddev)
+  batch = Batch(normalised, labels, labels, np.ones(4, np.float32), np.ones(4, np.float32))
+  params, state = network.init(jax.random.key(0), normalised, is_training=True)
+
+  def run(batch, **fields):
+    settings = gradients.StepSettings(schedule=lambda step: 0.1, sam_rho=0.05, **fields)
+    gradient = gradients.make_gradient(network, settings)
+    return jax.jit(gradient)(params, state, jax.random.key(1), batch)
+
+  jax.tree.map(
+    np.testing.assert_array_equal, run(batch._replace(images=pixels), layout=layout), run(batch)
   )

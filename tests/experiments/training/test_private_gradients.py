@@ -19,10 +19,11 @@ from experiments.data import Batch, PoissonSampling
 from experiments.training import private_gradients, secret, steps
 from experiments.training.checkpoints import Checkpointer
 from experiments.training.gradients import PrivateSettings
+from experiments.training.privacy_budget import Budget
 from nfnets import execution, optim
 
 FEATURES, CLASSES, SLOTS, VIEWS, CLIPPING = 5, 3, 8, 2, 0.7
-SECRET = {'noise': [1, 2], 'sampling': [3, 4, 5, 6]}
+SECRET = {'noise': [1, 2], 'dropout': [7, 8], 'sampling': [3, 4, 5, 6]}
 
 
 def linear_network():
@@ -149,7 +150,7 @@ def test_the_noise_of_20000_draws_has_its_variance_and_no_mean():
   def draws(steps_):
     arrays = secret.as_arrays(SECRET)
     return jax.vmap(
-      lambda step: private_gradients.add_noise(tree, secret.noise_key(arrays, step), multiplier)
+      lambda step: private_gradients.add_noise(tree, secret.key(arrays, 'noise', step), multiplier)
     )(steps_)
 
   noise = draws(jnp.arange(20_000))
@@ -167,7 +168,7 @@ def test_the_noise_of_20000_draws_has_its_variance_and_no_mean():
 def test_no_two_updates_have_the_same_noise_and_a_checkpoint_keeps_the_secret(tmp_path):
   tree = {'a': jnp.zeros(64)}
   noise = jax.jit(
-    lambda words, step: private_gradients.add_noise(tree, secret.noise_key(words, step), 1.0)
+    lambda words, step: private_gradients.add_noise(tree, secret.key(words, 'noise', step), 1.0)
   )
 
   def hashes(arrays):
@@ -252,6 +253,43 @@ def test_the_update_is_the_same_on_1_and_4_devices_and_for_every_microbatch(tmp_
       np.testing.assert_allclose(
         update[name], value, rtol=1e-5, atol=1e-6, err_msg=f'{name} with {how}'
       )
+
+
+def test_a_resumed_run_makes_the_updates_that_the_unbroken_one_made(tmp_path):
+  network, devices = linear_network(), jax.local_device_count()
+  params = random_params(np.random.default_rng(0))
+  optimizer = optim.nfnet_sgd(0.1, momentum=0.0, weight_decay=0.0, clipping=None)
+  settings = settings_of({'clipping': None}, microbatch=2, noise_multiplier=1.0, batch_size=6)
+  budget = Budget(
+    epsilon=8.0, delta=1e-3, num_examples=12, batch_size=6, noise_multiplier=1.0, clipping_norm=1.0,
+    steps=6, planned_steps=6, limit=12,
+  )  # fmt: skip
+  pixels = np.random.default_rng(1).standard_normal((12, 1, 1, FEATURES)).astype(np.float32)
+  step = steps.make_train_step(network, optimizer, settings)
+
+  def go_on(state, last):
+    sampling = secret.sampling(state.secret, budget, settings.private, devices)
+    while int(state.step) < last:
+      draws = sampling.draws(int(state.step), devices)
+      labels = np.array([d.index % CLASSES for d in draws], np.int32)
+      ones = np.ones(len(draws), np.float32)
+      mask = np.array([d.index >= 0 for d in draws], np.float32)
+      arrays = (pixels[[d.index for d in draws]], labels, labels, ones, mask)
+      batch = Batch(*(x.reshape(devices, -1, *x.shape[1:]) for x in arrays))
+      state, _ = step(state, batch)
+    return state
+
+  fresh = secret.as_arrays(secret.new())
+  first = steps.TrainState(
+    np.int32(0), params, {}, optimizer.init(params), jax.tree.map(np.copy, params), {}, fresh
+  )
+  with Checkpointer(tmp_path, keep=1) as checkpointer:
+    state = go_on(steps.replicate(first), 3)
+    checkpointer.save(state)
+    unbroken = jax.device_get(go_on(state, 6))
+  with Checkpointer(tmp_path, keep=1) as checkpointer:
+    resumed = go_on(steps.replicate(checkpointer.restore(like=first)), 6)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), unbroken)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from configs import digits, nfnet_imagenet
-from experiments.data import DatasetInfo
+from experiments.data import DatasetInfo, ImageLayout
 from experiments.runtime.errors import ConfigError
 from experiments.training import settings
 
@@ -62,6 +62,20 @@ def test_fields_of_the_step_that_no_network_has_are_refused():
     ({'data.image_size': 190}, 'tpu', (1, 'bfloat16')),  # no multiple of 4: a plain stem
     ({'model.variant': 'NF-ResNet-50'}, 'tpu', (2, 'bfloat16')),
     ({'model.variant': 'EfficientNet-B0'}, 'tpu', (1, 'bfloat16')),
+    # RandAugment ends in bytes, unless mixup follows it.
+    ({'data.augment': 'randaugment'}, 'tpu', (4, 'uint8')),
+    ({'data.augment': 'randaugment'}, 'cpu', (1, 'uint8')),
+    (
+      {'data.augment': 'randaugment', 'data.mean': (0.5, 0.4, 0.3)},
+      'tpu',
+      (4, 'uint8', (0.5, 0.4, 0.3)),
+    ),
+    ({'data.augment': 'autoaugment', 'data.space_to_depth': 'off'}, 'tpu', (1, 'uint8')),
+    (
+      {'data.augment': 'randaugment', 'data.order': ('augment', 'normalize', 'mix')},
+      'tpu',
+      (4, 'bfloat16'),
+    ),
   ],
 )
 def test_images_are_handed_over_as_the_step_wants_them(fields, backend, layout):
@@ -69,7 +83,7 @@ def test_images_are_handed_over_as_the_step_wants_them(fields, backend, layout):
   config.data.augment = 'none'
   config.update_from_flattened_dict(fields)
   info = DatasetInfo(1_281_167, 50_000, 1000, ())
-  assert settings.read(config, info, backend).layout == layout
+  assert settings.read(config, info, backend).layout == ImageLayout(*layout)
 
 
 def test_an_unknown_way_to_hand_images_over_is_refused():

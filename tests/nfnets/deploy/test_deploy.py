@@ -8,6 +8,7 @@ import pytest
 
 import nfnets
 from nfnets import baselines, deploy, execution, weights, zoo
+from nfnets.spec import FastTrunk
 
 SMALL = {'width': (32, 64), 'depth': (1, 2), 'stride': (1, 2), 'group_width': 8}
 
@@ -23,6 +24,22 @@ SPECS = {
   ),
   'gamma in convolutions, efficient attention': zoo.get_spec('eca_nfnet_l0').replace(
     **(SMALL | {'width': (32, 64)}), stem=((3, 2, 16),)
+  ),
+  'two trunks': nfnets.ModelSpec(
+    **SMALL | {'stride': (1, (1, 2)), 'depth': 1},
+    family='slow_fast_nf_net',
+    kernel=(1, (3, 1)),
+    second_kernel=((1, 3), (1, 3)),
+    in_channels=1,
+    stem=(((1, 3), 2, 8), ((3, 3), (1, 2), 16)),
+    fast=FastTrunk(
+      width=(16, 32),
+      stem=((3, 2, 4), ((3, 3), (1, 2), 8)),
+      group_width=4,
+      kernel=((3, 1), (3, 1)),
+      second_kernel=((1, 3), (1, 3)),
+      lateral_width=(12, 16),
+    ),
   ),
 }
 
@@ -60,7 +77,7 @@ def folded_network(spec, num_classes=7):
 
 @pytest.mark.parametrize('kind', SPECS)
 def test_a_folded_network_gives_the_same_outputs(kind, recipe, recipe_params):
-  images = recipe.images(3, (2, 40, 40, 3))
+  images = recipe.images(3, (2, 40, 40, SPECS[kind].in_channels))
   network, params = random_params(SPECS[kind], images, recipe_params)
   folded, spec = deploy.fold(params, SPECS[kind])
   want, got = run(network, params, images), run(folded_network(spec), folded, images)

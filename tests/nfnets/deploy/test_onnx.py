@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import nfnets
-from nfnets import activations, baselines, deploy, initialization, zoo
+from nfnets import activations, baselines, deploy, initialization, preprocessing, sides, zoo
+from nfnets.audio import SoundPreprocessing
 from nfnets.baselines.efficientnet import EfficientNetSpec
 from nfnets.baselines.resnet import ResNetSpec
 from nfnets.preprocessing import Preprocessing
+from nfnets.spec import FastTrunk
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -46,13 +48,29 @@ SPECS = {
     head_channels=40,
     stem=((3, 2, 8), (3, 2, 16)),
   ),
+  'two trunks': nfnets.ModelSpec(
+    **_SMALL | {'stride': (1, (1, 2)), 'depth': 1},
+    family='slow_fast_nf_net',
+    kernel=(1, (3, 1)),
+    second_kernel=((1, 3), (1, 3)),
+    in_channels=1,
+    stem=(((1, 3), 2, 8), ((3, 3), (1, 2), 16)),
+    fast=FastTrunk(
+      width=(8, 16),
+      stem=((3, 2, 4), ((3, 3), (1, 2), 8)),
+      group_width=4,
+      kernel=((3, 1), (3, 1)),
+      second_kernel=((1, 3), (1, 3)),
+      lateral_width=(12, 16),
+    ),
+  ),
   'EfficientNet': EfficientNetSpec(stages=((1, 3, 1, 16, 1), (6, 5, 2, 24, 2))),
 }
 
 
 def weights_of(spec):
   """Parameters and state at random, no branch of which is off."""
-  images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+  images = jax.ShapeDtypeStruct((1, *zoo.input_shape(spec, 32)), np.float32)
   params, state = initialization.initialize(
     lambda x: nfnets.create_model(spec, 7)(x, is_training=False), jax.random.key(0), images
   )
@@ -71,8 +89,9 @@ def run(path, pixels):
   return session.run(None, {'images': pixels})[0]
 
 
-def pixels(size=33, batch=3):  # an odd side: paddings differ between the two sides
-  return np.random.default_rng(2).standard_normal((batch, size, size, 3)).astype(np.float32)
+def pixels(size=33, batch=3, channels=3):  # an odd side: paddings differ between the two sides
+  shape = (batch, *sides.pair(size), channels)
+  return np.random.default_rng(2).standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize('name', SPECS)
@@ -81,16 +100,33 @@ def test_every_family_gives_its_own_logits(tmp_path, name):
   tree = weights_of(spec)
   params, state = baselines.split_state(tree)
   network = hk.transform_with_state(lambda x: nfnets.create_model(spec, 7)(x, is_training=False))
-  want = np.asarray(jax.jit(network.apply)(params, state, None, pixels())[0]['logits'])
+  images = pixels() if zoo.is_for_pictures(spec) else pixels((35, 18), channels=1)
+  want = np.asarray(jax.jit(network.apply)(params, state, None, images)[0]['logits'])
   scale = np.abs(want).max()
   assert np.isfinite(scale)
-  for size in (33, 0):  # paddings as numbers, and worked out by the runtime
+  for size in (images.shape[1:3], 0):  # paddings as numbers, and worked out by the runtime
+    size = sides.plain(size)
     deploy.export_onnx(path, tree, spec, size=size)
     onnx.checker.check_model(str(path), full_check=True)
-    np.testing.assert_allclose(run(path, pixels()), want, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(run(path, images), want, rtol=0, atol=1e-5 * scale)
   kinds = [node.op_type for node in onnx.load(path).graph.node]
   assert kinds.count('Transpose') == 1  # of the images, and nothing else is rearranged
-  assert not {'Identity', 'Pad', 'Concat', 'Slice', 'Einsum', 'MatMul'} & set(kinds)
+  assert not {'Identity', 'Pad', 'Slice', 'Einsum', 'MatMul'} & set(kinds)
+  # A stage's lateral map, and the two trunks' features.
+  assert kinds.count('Concat') == (3 if name == 'two trunks' else 0)
+
+
+def test_networks_for_sounds_have_no_pixels_to_normalise(tmp_path):
+  spec = SPECS['two trunks'].replace(test_size=(20, 16))
+  tree, path = weights_of(spec), tmp_path / 'net.onnx'
+  for wrong in ({'normalize': True}, {'preprocessing': Preprocessing(20)}):
+    with pytest.raises(ValueError, match='and no pixels to normalise'):
+      deploy.export_onnx(path, tree, spec, **wrong)
+  deploy.export_onnx(path, tree, spec)
+  shape = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+  assert [one.dim_value for one in shape] == [0, 20, 16, 1]
+  said = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+  assert preprocessing.read_metadata(said) == SoundPreprocessing(20, 16)
 
 
 @pytest.mark.parametrize('activation', sorted(set(activations.ACTIVATIONS) - {'glu'}))
@@ -119,9 +155,9 @@ def test_pixels_in_probabilities_out(tmp_path):
   spec, path = SPECS['NFNet'], tmp_path / 'net.onnx'
   tree = weights_of(spec)
   options = {'size': 32, 'normalize': True, 'softmax': True, 'layout': 'NCHW', 'batch_size': 2}
-  preprocessing = Preprocessing(32, 'center', 0.9, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+  prepared = Preprocessing(32, 'center', 0.9, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
   names = {'class_names': list('abcdefg')}
-  deploy.export_onnx(path, tree, spec, **options, preprocessing=preprocessing, metadata=names)
+  deploy.export_onnx(path, tree, spec, **options, preprocessing=prepared, metadata=names)
   picture = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
   normal = (picture / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
   want = jax.nn.softmax(deploy.predictor(tree, spec)(normal.astype(np.float32)))
@@ -131,7 +167,7 @@ def test_pixels_in_probabilities_out(tmp_path):
   assert json.loads(said['class_names']) == list('abcdefg')
   assert zoo.spec_from_dict(json.loads(said['spec'])).width == spec.width
   assert said['layout'] == 'NCHW'
-  assert Preprocessing.from_metadata(said) == preprocessing
+  assert Preprocessing.from_metadata(said) == prepared
 
 
 @pytest.mark.parametrize(('dtype', 'error'), [('float16', 5e-3), ('bfloat16', 5e-2)])

@@ -5,6 +5,11 @@ from experiments.data.augment import crop
 from nfnets import images, inference
 
 
+def _resized(image, size, rng, **options):
+  box, mirror = crop.random_cut(image.shape, size, rng, **options)
+  return images.resize_bicubic(image, (size, size), box=box, mirror=mirror)
+
+
 def _boxes(shape, count, **options):
   rng = np.random.default_rng(0)
   return np.array([crop.random_crop_box(shape, 192, rng, **options) for _ in range(count)])
@@ -42,9 +47,7 @@ def test_impossible_crops_fall_back_to_the_padded_center():
 
 def test_crop_is_a_function_of_the_generator():
   image = np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-  first, second, other = (
-    crop.random_resized_crop(image, 32, np.random.default_rng(seed)) for seed in (5, 5, 6)
-  )
+  first, second, other = (_resized(image, 32, np.random.default_rng(seed)) for seed in (5, 5, 6))
   np.testing.assert_array_equal(first, second)
   assert np.abs(first - other).max() > 1
   top, left, height, width = crop.random_crop_box(image.shape, 32, np.random.default_rng(5))
@@ -55,10 +58,10 @@ def test_crop_is_a_function_of_the_generator():
 def test_flip_mirrors_half_of_the_time():
   image = np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8)
   whole = {'area': (0.999, 1.0), 'aspect': (4 / 3, 4 / 3)}  # always the padded centre
-  plain = crop.random_resized_crop(image, 8, np.random.default_rng(0), **whole)
+  plain = _resized(image, 8, np.random.default_rng(0), **whole)
   rng, flips = np.random.default_rng(0), 0
   for _ in range(1000):
-    flipped = crop.random_resized_crop(image, 8, rng, flip=True, **whole)
+    flipped = _resized(image, 8, rng, flip=True, **whole)
     mirrored = not (flipped == plain).all()
     assert not mirrored or (flipped == plain[:, ::-1]).all()
     flips += mirrored
@@ -77,3 +80,22 @@ def test_shift_moves_uniformly_and_repeats_the_edge():
   shifted = [crop.random_shift(ramp, 0.3, rng)[:, 0, 0] for _ in range(50)]
   assert {row.min() for row in shifted} == {0, 1, 2, 3}
   assert all((np.diff(row) >= 0).all() for row in shifted)
+
+
+@pytest.mark.parametrize('shrink', [1, 2, 8])
+def test_a_cut_is_found_in_a_smaller_copy(shrink):
+  rng = np.random.default_rng(0)
+  for shape in ((375, 500), (1200, 1601)):
+    smaller = tuple(-(-side // shrink) for side in shape)
+    for _ in range(200):
+      cut = crop.random_cut(shape, 32, rng, flip=True)
+      top, left, height, width = cut.in_copy(shape, smaller).box
+      assert cut.in_copy(shape, smaller).mirror == cut.mirror
+      for first, length, old_first, old_length, side, old_side in (
+        (top, height, cut.box[0], cut.box[2], smaller[0], shape[0]),
+        (left, width, cut.box[1], cut.box[3], smaller[1], shape[1]),
+      ):
+        assert abs(first - old_first * side / old_side) <= 0.5
+        assert abs(first + length - (old_first + old_length) * side / old_side) <= 0.5
+        assert length >= old_length // shrink
+        assert 0 <= first < first + length <= side

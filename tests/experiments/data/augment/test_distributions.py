@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from experiments.data.augment import autoaugment, crop, mixing, randaugment
+from nfnets import images
 
 DRAWS = 10_000
 # The Kolmogorov-Smirnov distance that 10,000 draws of the right law exceed once in 10,000 times.
@@ -160,9 +161,9 @@ def test_signs_are_balanced(name):
 def test_flips_are_balanced():
   image = rng(8).integers(0, 256, (40, 40, 3), dtype=np.uint8)
   generator, whole = rng(7), {'area': (1, 1), 'aspect': (1, 1)}  # always the padded centre
+  cuts = (crop.random_cut(image.shape, 8, generator, flip=True, **whole) for _ in range(DRAWS))
   outcomes = collections.Counter(
-    crop.random_resized_crop(image, 8, generator, flip=True, **whole).tobytes()
-    for _ in range(DRAWS)
+    images.resize_bicubic(image, (8, 8), box=box, mirror=mirror).tobytes() for box, mirror in cuts
   )
   assert len(outcomes) == 2
   assert scipy.stats.binomtest(min(outcomes.values()), DRAWS, 0.5).pvalue > 1e-4
