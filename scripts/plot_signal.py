@@ -188,7 +188,9 @@ def run(options: argparse.Namespace) -> int:
     subject = of_function(options.function)
   size = options.size or (subject.size if subject else 64)
   kind = options.images or ('pink' if options.check else 'white')
-  images = make_images(kind, options.batch, size, options.seed)
+  is_of_zoo = subject is not None and subject.spec is not None
+  channels = zoo.input_shape(subject.spec)[-1] if is_of_zoo else 3
+  images = make_images(kind, options.batch, size, options.seed, channels)
   code = 0
   if subject is None:
     _say_measuring('five networks')

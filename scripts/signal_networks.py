@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.reporting import plot_style
-from nfnets import activations, baselines, initialization, load_pretrained, mean_field, zoo
+from nfnets import activations, baselines, initialization, load_pretrained, mean_field, sides, zoo
 from nfnets.baselines.common import BatchNorm
+from nfnets.sides import Sides
 from nfnets.signal_propagation import BlockStatistics, measure_blocks
 
 
@@ -22,7 +23,7 @@ class Subject(NamedTuple):
 
   name: str
   network: Callable[[jax.Array], Any]
-  size: int  # side of its images, pixels
+  size: Sides  # of its images, pixels
   params: Any = None  # None: to be initialised
   state: Any = None
   spec: Any = None  # what the theory is for
@@ -37,20 +38,21 @@ class Curve(NamedTuple):
   rows: Sequence[BlockStatistics]
 
 
-def make_images(kind: str, batch: int, size: int, seed: int) -> jax.Array:
-  """Returns float32 noise [batch, size, size, 3] of variance 1.
+def make_images(kind: str, batch: int, size: Sides, seed: int, channels: int = 3) -> jax.Array:
+  """Returns float32 noise [batch, *size, channels] of variance 1.
 
   Args:
     kind: 'white': independent pixels, for which the theory is; 'pink': the 1/f spectrum of
       photographs, whose neighbouring pixels are alike.
     batch: number of images.
-    size: side in pixels.
+    size: side in pixels, or both.
     seed: of the noise.
+    channels: of an image.
   """
-  noise = np.random.default_rng(seed).normal(size=(batch, size, size, 3))
+  height, width = sides.pair(size)
+  noise = np.random.default_rng(seed).normal(size=(batch, height, width, channels))
   if kind == 'pink':
-    frequency = np.fft.fftfreq(size)
-    radius = np.hypot(frequency[:, None], frequency)[:, :, None]
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))[:, :, None]
     radius[0, 0] = np.inf  # no mean
     noise = np.fft.ifft2(np.fft.fft2(noise, axes=(1, 2)) / radius, axes=(1, 2)).real
   return jnp.asarray(noise / noise.std(), jnp.float32)
@@ -118,7 +120,9 @@ def theory(subject: Subject) -> list[mean_field.Moments] | None:
     return None
   if isinstance(subject.spec, baselines.ResNetSpec):
     return mean_field.predict_baseline(subject.spec)
-  return mean_field.predict(subject.spec) if subject.spec else None
+  if subject.spec is None or subject.spec.fast is not None:  # there is none of two trunks
+    return None
+  return mean_field.predict(subject.spec)
 
 
 def compare(depth: str, images: jax.Array, seed: int) -> tuple[list[Curve], dict[str, Any]]:

@@ -47,7 +47,8 @@ def test_a_run_on_sounds_leaves_weights_that_know_how_sounds_are_prepared(tmp_pa
 def test_the_recipe_tells_the_drawn_sounds_apart(train, tmp_path):
   draw_sounds.write(tmp_path / 'sounds', per_class=100, seed=0)
   recipe = pathlib.Path(audio_folder.__file__)
-  output = train(tmp_path / 'run', f'--config.data.dir={tmp_path / "sounds"}', config=recipe)
+  flags = [f'--config.data.dir={tmp_path / "sounds"}', '--config.num_epochs=30']
+  output = train(tmp_path / 'run', *flags, config=recipe)
   assert '800 training and 200 test sounds' in output
   report = json.loads((tmp_path / 'run/report.json').read_text())
-  assert report['top1_ema'] >= 0.95
+  assert report['top1_ema'] >= 0.9  # docs/audio.md has the figures

@@ -98,6 +98,7 @@ _WHOLE_FLAC = encoded(np.random.default_rng(0).uniform(-1, 1, 20000), 16000, 'FL
     (encoded(np.array([0.0, np.nan]), 16000, subtype='FLOAT'), 'nan times full scale'),
     (encoded(np.array([0.0, 1e30]), 16000, subtype='FLOAT'), r'1e\+30 times full scale'),
   ],
+  ids=[str(i) for i in range(9)],  # the files of samples in floating point hold the time
 )
 def test_broken_files_are_refused_with_a_sentence(data, sentence):
   with pytest.raises(ValueError, match=sentence):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from nfnets import zoo
 from nfnets.signal_propagation import BlockStatistics
 from scripts import plot_signal, signal_networks
 
@@ -124,3 +125,15 @@ def test_the_comparison_shows_what_the_paper_says(tmp_path, capsys):
   full = last['normalizer-free: scaled weight standardisation and gamma']
   assert full == pytest.approx(1.12, rel=0.2)
   assert last['batch normalisation'] == pytest.approx(4 * (1 - 1 / np.pi), rel=0.15)
+
+
+def test_networks_for_sounds_get_noise_of_their_shape_and_two_trunks_have_no_theory():
+  subject = signal_networks.of_spec('sounds', zoo.get_spec('SlowFast-NFNet-F0'))
+  assert signal_networks.theory(subject) is None
+  assert subject.size == (400, 128)
+  images = np.asarray(signal_networks.make_images('pink', 2, (20, 16), 0, channels=1))
+  assert images.shape == (2, 20, 16, 1)
+  assert abs(images.std() - 1) < 1e-3
+  assert (
+    len(signal_networks.theory(signal_networks.of_spec('x', zoo.get_spec('NFNet-F0-fast')))) == 12
+  )

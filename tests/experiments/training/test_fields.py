@@ -50,6 +50,10 @@ ACCEPTED = {
     'data.shift_fraction',
     'data.randaugment_magnitude',
     'data.num_workers',  # threads of this process
+    'data.time_masks',
+    'data.time_mask_share',
+    'data.mel_masks',
+    'data.mel_mask_share',
     'data.max_corrupt_fraction',
   },
   # The run diverges, which `on_nonfinite` is for.
@@ -76,6 +80,8 @@ ACCEPTED = {
     'private.microbatch',
     'data.image_size',
     'data.eval_image_size',
+    'data.clip_seconds',
+    'data.mel_bands',
     'data.randaugment_magnitude',
     'data.eval_batch_size',
     'data.mean',
