@@ -68,7 +68,15 @@ def lower(run: Run, devices: list[jax.Device], batch: int) -> tuple[jax.stages.L
 
   Returns:
     The lowered step, and the bytes of the gradients that the devices sum.
+
+  Raises:
+    ConfigError: the run is private.
   """
+  if run.budget is not None:
+    raise ConfigError(
+      'plans are of ordinary steps, and this config is private: plan it with '
+      '--config.private.epsilon=None, and see docs/private.md for what privacy adds.'
+    )
   size = run.data.image_size
   # The choices of the backend that is compiled for: this process has another.
   with execution.strategy('tpu', space_to_depth='on'):
