@@ -32,7 +32,7 @@ def test_a_private_run_has_a_budget_and_states_its_noise(config):
   noise = run.config['private']['noise_multiplier']
   assert noise == run.budget.noise_multiplier == run.step.private.noise_multiplier > 0.5
   step = run.step.private
-  assert (step.views, step.microbatch, step.batch_size) == (3, 1, 256)
+  assert (step.views, step.microbatch, step.batch_size) == (3, 16, 256)
   assert run.step.schedule(0) == run.step.schedule(55) == 2.0  # constant
   config.private.epsilon = None
   ordinary = settings.read(config, INFO)
