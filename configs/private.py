@@ -40,7 +40,7 @@ def get_config(recipe: str = ''):
 
 
 def _small(config: ConfigDict) -> None:
-  """Pictures of a few pixels: 87 % of the digits at (8, 1e-4), in a minute or two on two CPU cores."""
+  """Pictures of a few pixels: 87 % of the digits at (8, 1e-4), in a minute on two cores."""
   config.num_epochs = 40.0
   config.global_batch_size = 512
   config.ema_decay = 0.95
