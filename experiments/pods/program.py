@@ -64,7 +64,15 @@ def lower(run: Run, devices: list[jax.Device], batch: int) -> jax.stages.Lowered
     run: read for the backend 'tpu'.
     devices: to compile for.
     batch: images of each device in an update.
+
+  Raises:
+    ConfigError: the run is private.
   """
+  if run.budget is not None:
+    raise ConfigError(
+      'plans are of ordinary steps, and this config is private: plan it with '
+      '--config.private.epsilon=None, and see docs/private.md for what privacy adds.'
+    )
   *size, channels = run.data.train_shape
   # The choices of the backend that is compiled for: this process has another.
   with execution.strategy('tpu', space_to_depth='on'):

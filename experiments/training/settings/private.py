@@ -63,7 +63,7 @@ def make_budget(config: ConfigDict, info: DatasetInfo, steps: int) -> privacy_bu
   """Returns the budget of a run of so many updates, and fills in what it decides in `config`.
 
   Args:
-    config: unlocked; gets `private.delta`, `private.noise_multiplier`, `private.microbatch`.
+    config: unlocked; gets `private.delta` and `private.noise_multiplier`.
     info: of the data.
     steps: updates that are asked for.
 
@@ -91,7 +91,6 @@ def make_budget(config: ConfigDict, info: DatasetInfo, steps: int) -> privacy_bu
     steps=steps,
   )
   private.delta, private.noise_multiplier = budget.delta, budget.noise_multiplier
-  private.microbatch = private.microbatch or (1 if jax.default_backend() == 'cpu' else 16)
   return budget
 
 

@@ -68,7 +68,7 @@ FIELDS: dict[str, Row] = {
   'private.clipping_norm': Number(0, 1e6, above=True, note='published: 1'),
   'private.noise_multiplier': OrNone(Number(privacy_budget.LEAST_NOISE, 1e6)),
   'private.augmentation_multiplicity': Number(1, 1024, whole=True, note='published: 4 to 16'),
-  'private.microbatch': OrNone(_BATCH),
+  'private.microbatch': _BATCH,
   'finetune.new_head': Switch(),
   'finetune.frozen': Several(Text()),
   'finetune.learning_rate_multipliers': Named(Number(0, 1000)),

@@ -77,7 +77,6 @@ ACCEPTED = {
     'private.epsilon',  # a run that is not private
     'private.delta',
     'private.noise_multiplier',
-    'private.microbatch',
     'data.image_size',
     'data.eval_image_size',
     'data.clip_seconds',

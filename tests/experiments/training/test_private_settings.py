@@ -6,6 +6,7 @@ import pytest
 
 from configs import private, private_finetune
 from experiments.data import DatasetInfo
+from experiments.pods import program
 from experiments.runtime.errors import ConfigError
 from experiments.training import settings
 from experiments.training.settings import private as private_settings
@@ -18,6 +19,8 @@ INFO = DatasetInfo(1437, 360, 10, tuple('0123456789'))
 def config():
   config = private.get_config()
   config.num_epochs = 10.0
+  config.global_batch_size = 256
+  config.optimizer.learning_rate = 2.0
   return config
 
 
@@ -29,7 +32,7 @@ def test_a_private_run_has_a_budget_and_states_its_noise(config):
   noise = run.config['private']['noise_multiplier']
   assert noise == run.budget.noise_multiplier == run.step.private.noise_multiplier > 0.5
   step = run.step.private
-  assert (step.views, step.microbatch, step.batch_size) == (3, 1, 256)
+  assert (step.views, step.microbatch, step.batch_size) == (3, 16, 256)
   assert run.step.schedule(0) == run.step.schedule(55) == 2.0  # constant
   config.private.epsilon = None
   ordinary = settings.read(config, INFO)
@@ -115,3 +118,8 @@ def test_recipes_are_the_published_settings(recipe, name, count, published):
 def test_an_argument_that_is_no_recipe_is_named(recipe):
   with pytest.raises(ValueError, match='got :mnist'):
     recipe.get_config('mnist')
+
+
+def test_a_plan_for_a_pod_is_of_an_ordinary_run(config):
+  with pytest.raises(ConfigError, match='plans are of ordinary steps, and this config is private'):
+    program.lower(settings.read(config, INFO), [], 8)
