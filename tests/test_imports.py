@@ -50,7 +50,7 @@ INSIDE = {
     {'batch', 'augment', 'prepare_tfds', 'unreadable'},
     {'ranges'},
     {'settings'},
-    {'sources'},
+    {'handover', 'sources'},
     {'identity', 'one_example'},
     {'collate'},
     {'pipeline'},
