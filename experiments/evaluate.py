@@ -39,6 +39,7 @@ from experiments.training import (
 from nfnets import weights
 
 
+@data.kept_open()
 def evaluate_file(
   config: ConfigDict, path: str | pathlib.Path, given: Collection[str] = ()
 ) -> dict[str, float]:

@@ -45,6 +45,7 @@ from experiments.training import (
 from nfnets import host_memory, interruption
 
 
+@data.kept_open()
 def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains as the config says, resuming what `workdir` holds, and writes the report.
 

@@ -57,7 +57,7 @@ INSIDE = {
     {'batch', 'augment', 'prepare_tfds', 'unreadable'},
     {'ranges'},
     {'settings'},
-    {'sources'},
+    {'handover', 'sources'},
     {'identity', 'one_example'},
     {'poisson', 'sound_example'},
     {'examples'},

@@ -18,6 +18,7 @@ from experiments.data.settings import (
   adopt_preprocessing,
   fill_in,
 )
+from experiments.data.sources import kept_open
 
 __all__ = [
   'NATURAL_LAYOUT',
@@ -35,6 +36,7 @@ __all__ = [
   'describe',
   'differences',
   'fill_in',
+  'kept_open',
   'picture_names',
   'test_batches',
   'train_batches',

@@ -1,11 +1,11 @@
-"""From a list of places in the stream to one host's batch: the threads that make its examples."""
+"""From a number in the stream to a slice of a host's batch: the threads that make its examples."""
 
 import dataclasses
 import functools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from experiments.data.augment import mixing
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.examples import EvaluationExample, TrainExample
+from experiments.data.handover import Shares
 from experiments.data.one_example import Cropped, Draw, Made
 from experiments.data.unreadable import Unreadable
 
@@ -48,9 +49,7 @@ def _map(function: Callable[[int], Any], count: int, num_threads: int) -> list:
   return results
 
 
-def _batch(
-  pixels: np.ndarray, made: list[Made], num_devices: int
-) -> tuple[Batch, tuple[Unreadable, ...]]:
+def _slice(pixels: np.ndarray, made: list[Made]) -> tuple[Batch, tuple[Unreadable, ...]]:
   batch = Batch(
     images=pixels,
     labels=np.array([example.label for example in made], np.int32),
@@ -58,83 +57,89 @@ def _batch(
     mix_ratio=np.array([example.mix_ratio for example in made], np.float32),
     mask=np.array([example.mask for example in made], np.float32),
   )
-  split = (num_devices, len(made) // num_devices)
-  unreadable = tuple(bad for example in made for bad in example.unreadable)
-  return Batch(*(part.reshape(split + part.shape[1:]) for part in batch)), unreadable
+  return batch, tuple(bad for example in made for bad in example.unreadable)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainBatch:
-  """Makes a training batch of draws.
+class TrainSlice:
+  """Makes slices of training batches, by their numbers in the stream.
 
   Attributes:
+    draws: of this host, one after the other, without end.
+    shares: of a batch.
     example: makes one example.
     recipe: one of `mixing.RECIPES`.
     pairing: 'second_image': each example is mixed with a picture of its own, as published; or
       'within_batch': with the one before it in the host's batch, which halves the decoding.
-    num_devices: leading axis of the batch.
     num_threads: that share the work.
-    layout: of the batch's images.
+    layout: of the images.
   """
 
+  draws: Sequence[Draw]
+  shares: Shares
   example: TrainExample
   recipe: str
   pairing: str
-  num_devices: int
   num_threads: int
   layout: ImageLayout = NATURAL_LAYOUT
 
-  def __call__(self, draws: list[Draw]) -> tuple[Batch, tuple[Unreadable, ...]]:
-    """Returns the batch and the pictures that could not be used, which may repeat."""
+  def __call__(self, number: int) -> tuple[Batch, tuple[Unreadable, ...]]:
+    """Returns the examples [N, ...] and the pictures that could not be used, which may repeat."""
     example, (*size, channels) = self.example, self.example.shape
+    batch, places = self.shares.places(number)
+    first = batch * self.shares.batch
+    draws = [self.draws[first + place] for place in places]
     pixels = self.layout.empty(len(draws), tuple(size), channels)
-    kinds = [mixing.kind_of(self.recipe, place) for place in range(len(draws))]
+    kinds = [mixing.kind_of(self.recipe, place) for place in places]
 
-    def finish(place: int, first: Cropped, second: Cropped | None) -> Made:
-      out = pixels[place]
-      image = self.layout.room(out)
-      made = example.finish(draws[place], first, second, kinds[place], image)
-      self.layout.store(image, out)
+    def finish(i: int, first: Cropped, second: Cropped | None) -> Made:
+      image = self.layout.room(pixels[i])
+      made = example.finish(draws[i], first, second, kinds[i], image)
+      self.layout.store(image, pixels[i])
       return made
 
-    def make(place: int) -> Made:
-      draw = draws[place]
-      second = None if kinds[place] == 'none' else example.second(draw)
-      return finish(place, example.first(draw), second)
+    def make(i: int) -> Made:
+      second = None if kinds[i] == 'none' else example.second(draws[i])
+      return finish(i, example.first(draws[i]), second)
 
-    def make_of_cropped(place: int) -> Made:
-      partner = cropped[place - 1]._replace(unreadable=())  # reported with its own example
-      return finish(place, cropped[place], partner)
+    def make_of_cropped(i: int) -> Made:
+      partner = cropped[i - 1]._replace(unreadable=())  # reported with its own example
+      return finish(i, cropped[i], partner)
 
     if self.recipe == 'none' or self.pairing == 'second_image':
       made = _map(make, len(draws), self.num_threads)
     else:
-      cropped = _map(lambda place: example.first(draws[place]), len(draws), self.num_threads)
+      sources = draws
+      if len(places) < self.shares.batch:  # the partner of the first is in another slice
+        sources = [*draws, self.draws[first + (places[0] - 1) % self.shares.batch]]
+      cropped = _map(lambda i: example.first(sources[i]), len(sources), self.num_threads)
       made = _map(make_of_cropped, len(draws), self.num_threads)
-    return _batch(pixels, made, self.num_devices)
+    return _slice(pixels, made)
 
 
 @dataclasses.dataclass(frozen=True)
-class TestBatch:
-  """Makes a batch of the test set of indices; those past its end are padding.
+class TestSlice:
+  """Makes slices of batches of the test set; places past its end are padding.
 
   Attributes:
+    indices: of this host's pictures, one after the other.
+    shares: of a batch.
     example: makes one example.
-    num_devices: leading axis of the batch.
     num_threads: that share the work.
-    layout: of the batch's images, without squares.
+    layout: of the images, without squares.
   """
 
+  indices: Sequence[int]
+  shares: Shares
   example: EvaluationExample
-  num_devices: int
   num_threads: int
   layout: ImageLayout = NATURAL_LAYOUT
 
-  def __call__(self, indices: list[int]) -> tuple[Batch, tuple[Unreadable, ...]]:
-    """Returns the batch and the pictures that could not be used."""
+  def __call__(self, number: int) -> tuple[Batch, tuple[Unreadable, ...]]:
+    """Returns the examples [N, ...] and the pictures that could not be used."""
     *size, channels = self.example.shape
+    batch, places = self.shares.places(number)
+    indices = [int(self.indices[batch * self.shares.batch + place]) for place in places]
     pixels = self.layout.empty(len(indices), tuple(size), channels)
-    made = _map(
-      lambda place: self.example(int(indices[place]), pixels[place]), len(indices), self.num_threads
-    )
-    return _batch(pixels, made, self.num_devices)
+    made = _map(lambda i: self.example(indices[i], pixels[i]), len(indices), self.num_threads)
+    return _slice(pixels, made)

@@ -9,10 +9,10 @@ effects (`if __name__ == '__main__':`), because Grain starts its workers as fres
 """
 
 import dataclasses
-import functools
 import pathlib
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
@@ -21,17 +21,19 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments.data import collate, examples, one_example, sources
+from experiments.data import collate, examples, handover, one_example, sources
 from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.identity import Identity, identify
-from experiments.data.poisson import PoissonSampling
+from experiments.data.poisson import HostDraws, PoissonSampling
 from experiments.data.settings import DataSettings
-from experiments.data.unreadable import Limits, Record, Unreadable, UnreadablePictures
+from experiments.data.unreadable import Limits, Record, UnreadablePictures
 from experiments.runtime.errors import DataError
 from nfnets import interruption
 
-_BATCHES_AHEAD = 2  # made while the device works, in each process
-_MOST_STEPS = 2**31 - 1
+_BATCHES_AHEAD = 2  # made while the device works
+# Examples that a worker process hands over at once. Fewer of the test set: its images may be four
+# times as large, and its processes keep some while the run trains.
+_SLICE, _TEST_SLICE = 64, 16
 
 
 class DatasetInfo(NamedTuple):
@@ -76,7 +78,7 @@ def describe(settings: DataSettings) -> DatasetInfo:
       f'there are no test {settings.noun}s: --config.data.test_split is {settings.test_split!r}; '
       'choose one that has some'
     )
-  _make_train_batch(train, settings, num_devices=1)  # checks the fields before a run starts
+  _make_train_example(train, settings)  # checks the fields before a run starts
   examples.for_evaluation(test, settings)
   return DatasetInfo(
     len(train), len(test), len(train.class_names), train.class_names, identify(train, test)
@@ -112,10 +114,12 @@ class Batches(Iterator[Batch]):
     unreadable: the pictures that could not be used so far, across all workers.
   """
 
-  def __init__(self, elements: grain.IterDataset, unreadable: UnreadablePictures):
+  def __init__(
+    self, elements: Iterator[handover.Element], num_devices: int, unreadable: UnreadablePictures
+  ):
     self.unreadable = unreadable
-    with interruption.kept_from_children():
-      self._elements = iter(elements)
+    self._elements = elements  # of whole batches [N, ...]
+    self._num_devices = num_devices
     self._started = False
 
   def __next__(self) -> Batch:
@@ -131,14 +135,15 @@ class Batches(Iterator[Batch]):
     except DataError:
       self.close()
       raise
-    return batch
+    split = (self._num_devices, len(batch.labels) // self._num_devices)
+    return Batch(*(part.reshape(split + part.shape[1:]) for part in batch))
 
   @property
   def corrupt(self) -> dict[str, str]:
     """Name -> reason of every unreadable picture met so far."""
     return {name: one.reason for name, one in self.unreadable.met.items()}
 
-  def _next_element(self) -> tuple[Batch, tuple[Unreadable, ...]]:
+  def _next_element(self) -> handover.Element:
     try:
       if self._started:
         return next(self._elements)
@@ -220,17 +225,26 @@ def train_batches(
       'a batch of 1 cannot be mixed within itself: raise --config.global_batch_size, or set '
       '--config.data.mix_pairing=second_image.'
     )
-  make_batch = _make_train_batch(source, settings, num_devices, layout)
+  make_example = _make_train_example(source, settings)
   if sampling is None:
-    draws = _epochs(len(source), settings.seed, host_batch, process_index, process_count)
+    draws = _epochs(len(source), settings.seed, process_index, process_count)
   else:
-    share = {'num_devices': num_devices, 'process_index': process_index}
-    draws = grain.MapDataset.range(_MOST_STEPS).map(
-      functools.partial(sampling.draws, **share, process_count=process_count)
-    )
-    example = dataclasses.replace(make_batch.example, max_unreadable=1)
-    make_batch = dataclasses.replace(make_batch, example=example)
-  dataset = draws.slice(slice(start_step, None)).map(make_batch)
+    draws = HostDraws(sampling, num_devices, process_index, process_count)
+    host_batch = draws.batch
+    make_example = dataclasses.replace(make_example, max_unreadable=1)
+  shares = _shares(host_batch, settings, _SLICE)
+  if settings.num_workers > 0:
+    _require_shared_memory(settings, shares, layout)
+  make_slice = collate.TrainSlice(
+    draws,
+    shares,
+    make_example,
+    settings.mixing,
+    settings.mix_pairing,
+    settings.num_threads,
+    layout,
+  )
+  slices = grain.MapDataset.range(start_step * shares.count, sys.maxsize).map(make_slice)
   limits = Limits(
     len(source),
     settings.max_corrupt_fraction,
@@ -241,13 +255,12 @@ def train_batches(
   record = None
   if workdir is not None:
     record = Record(workdir, process_index, process_count, new=start_step == 0)
-  return _iterate(dataset, settings, UnreadablePictures(limits, record))
+  elements = _iterate(slices, shares, settings, ahead=_BATCHES_AHEAD)
+  return Batches(elements, num_devices, UnreadablePictures(limits, record))
 
 
-def _epochs(
-  size: int, seed: int, host_batch: int, process_index: int, process_count: int
-) -> grain.MapDataset:
-  """The draws of each batch of a host, epoch after epoch."""
+def _epochs(size: int, seed: int, process_index: int, process_count: int) -> grain.MapDataset:
+  """The draws of a host, epoch after epoch."""
   return (
     grain.experimental.ZipMapDataset([
       _shuffled(size, seed),
@@ -257,7 +270,6 @@ def _epochs(
     .seed(seed)
     .random_map(one_example.draw)
     .slice(slice(process_index, None, process_count))
-    .batch(host_batch, batch_fn=list)
   )  # fmt: skip
 
 
@@ -266,17 +278,9 @@ def _shuffled(size: int, seed: int) -> grain.MapDataset:
   return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
 
 
-def _make_train_batch(
-  source: sources.Source,
-  settings: DataSettings,
-  num_devices: int,
-  layout: ImageLayout = NATURAL_LAYOUT,
-) -> collate.TrainBatch:
+def _make_train_example(source: sources.Source, settings: DataSettings) -> examples.TrainExample:
   max_unreadable = min(int(settings.max_corrupt_fraction * len(source)) + 1, len(source))
-  example = examples.for_training(source, settings, max_unreadable)
-  return collate.TrainBatch(
-    example, settings.mixing, settings.mix_pairing, num_devices, settings.num_threads, layout
-  )
+  return examples.for_training(source, settings, max_unreadable)
 
 
 def test_batches(
@@ -310,15 +314,19 @@ def test_batches(
   source = train if of_training_set else test
   size = settings.eval_batch_size
   host_batch = _host_batch('data.eval_batch_size', size, num_devices, process_count)
+  shares = _shares(host_batch, settings, _TEST_SLICE)
   make_example = examples.for_evaluation(source, settings)
-  dataset = (
-    grain.MapDataset.range(-(-len(source) // size) * size)  # indices past the end are padding
-    .slice(slice(process_index, None, process_count))
-    .batch(host_batch, batch_fn=list)
-    .map(collate.TestBatch(make_example, num_devices, settings.num_threads, layout))
+  if settings.num_workers > 0:
+    needed = _shared_bytes(shares, layout, make_example.shape, settings)
+    handover.require_shared_memory(needed, settings.num_workers)
+  num_batches = -(-len(source) // size)  # indices past the end are padding
+  indices = grain.MapDataset.range(num_batches * size).slice(
+    slice(process_index, None, process_count)
   )
+  make_slice = collate.TestSlice(indices, shares, make_example, settings.num_threads, layout)
+  slices = grain.MapDataset.range(num_batches * shares.count).map(make_slice)
   limits = Limits(len(source), settings.max_corrupt_fraction, noun=settings.noun)
-  return _iterate(dataset, settings, UnreadablePictures(limits))
+  return Batches(_iterate(slices, shares, settings), num_devices, UnreadablePictures(limits))
 
 
 def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> int:
@@ -330,17 +338,45 @@ def _host_batch(field: str, size: int, num_devices: int, process_count: int) -> 
   return size // process_count
 
 
+def _shares(host_batch: int, settings: DataSettings, size: int) -> handover.Shares:
+  """Threads of this process make whole batches: only worker processes hand anything over."""
+  return handover.Shares(host_batch, size if settings.num_workers > 0 else host_batch)
+
+
+def _shared_bytes(
+  shares: handover.Shares, layout: ImageLayout, shape: tuple[int, int, int], settings: DataSettings
+) -> int:
+  *size, channels = shape
+  of_an_image = layout.empty(1, tuple(size), channels).nbytes
+  return handover.shared_bytes(shares, of_an_image, settings.num_workers)
+
+
+def _require_shared_memory(
+  settings: DataSettings, shares: handover.Shares, layout: ImageLayout
+) -> None:
+  """Looks for room for a run, which evaluates while the workers of its training wait."""
+  needed = _shared_bytes(shares, layout, settings.train_shape, settings)
+  if settings.eval_image_size is not None:
+    tests = handover.Shares(_TEST_SLICE, _TEST_SLICE)
+    needed += _shared_bytes(tests, settings.test_layout, settings.eval_shape, settings)
+  handover.require_shared_memory(needed, settings.num_workers)
+
+
 def _iterate(
-  dataset: grain.MapDataset, settings: DataSettings, unreadable: UnreadablePictures
-) -> Batches:
-  # One thread makes batches in order; assemble spreads the examples of each over its own threads.
-  elements = dataset.to_iter_dataset(
+  slices: grain.MapDataset, shares: handover.Shares, settings: DataSettings, ahead: int = 0
+) -> Iterator[handover.Element]:
+  """Whole batches; `ahead` of them are put together before they are asked for."""
+  # One thread makes slices in order and spreads the examples of each over its own threads.
+  elements = slices.to_iter_dataset(
     grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
   )
-  if settings.num_workers > 0:
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # Grain reads its debug flags when it starts a worker
-    elements = elements.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=settings.num_workers, per_worker_buffer_size=1)
-    )
-  return Batches(elements, unreadable)
+  if settings.num_workers == 0:
+    return iter(elements)
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain reads its debug flags when it starts a worker
+  elements = elements.mp_prefetch(
+    grain.MultiprocessingOptions(num_workers=settings.num_workers, per_worker_buffer_size=1)
+  )
+  with interruption.kept_from_children():
+    regrouped = handover.Regrouped(iter(elements), shares)
+  return handover.Ahead(regrouped, ahead) if ahead else regrouped

@@ -6,6 +6,7 @@ epochs nor batches of one size fit those accounts (arXiv 2411.04205).
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -77,3 +78,28 @@ class PoissonSampling:
     if len(drawn) > self.limit:
       drawn = np.sort(rng.choice(drawn, self.limit, replace=False))
     return drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class HostDraws:
+  """A host's draws of one batch after the other, without end, as a sequence."""
+
+  sampling: PoissonSampling
+  num_devices: int  # local
+  process_index: int = 0
+  process_count: int = 1
+
+  @property
+  def batch(self) -> int:
+    """Draws of a batch, padding among them."""
+    return self.sampling.slots * self.sampling.views // self.process_count
+
+  def __getitem__(self, place: int) -> Draw:
+    """Returns the draw of a place in the stream."""
+    step, place = divmod(place, self.batch)
+    return _of_step(self, step)[place]
+
+
+@functools.lru_cache(maxsize=4)  # a batch is asked for in pieces
+def _of_step(host: HostDraws, step: int) -> list[Draw]:
+  return host.sampling.draws(step, host.num_devices, host.process_index, host.process_count)

@@ -4,6 +4,10 @@ Every source is a sequence with random access, so that a batch is a function of 
 can be pickled for the worker processes.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 from experiments.data.settings import DataSettings
 from experiments.data.sources import folder, in_memory, packed_folder, tfds
 from experiments.data.sources.source import Example, MachineError, ReadError, Source
@@ -11,7 +15,32 @@ from experiments.runtime import local_paths
 from experiments.runtime.errors import DataError
 from nfnets import sound_files
 
-__all__ = ['Example', 'MachineError', 'ReadError', 'Source', 'file_stats', 'open_sources']
+__all__ = [
+  'Example',
+  'MachineError',
+  'ReadError',
+  'Source',
+  'file_stats',
+  'kept_open',
+  'open_sources',
+]
+
+# What decides the two sources -> them, while `kept_open` lasts.
+_FIELDS = (
+  'source', 'name', 'dir', 'train_split', 'test_split', 'held_out_fraction', 'num_examples',
+  'num_classes',
+)  # fmt: skip
+_kept: contextvars.ContextVar[dict | None] = contextvars.ContextVar('kept', default=None)
+
+
+@contextlib.contextmanager
+def kept_open() -> Iterator[None]:
+  """Within it, data are opened, and folders listed, once: a run sees the same ones all along."""
+  token = _kept.set({})
+  try:
+    yield
+  finally:
+    _kept.reset(token)
 
 
 def open_sources(settings: DataSettings) -> tuple[Source, Source]:
@@ -20,7 +49,14 @@ def open_sources(settings: DataSettings) -> tuple[Source, Source]:
   Raises:
     DataError: what the source needs is missing; see each source's function.
   """
-  return OPENERS[settings.source](settings)
+  kept = _kept.get()
+  if kept is None:
+    return OPENERS[settings.source](settings)
+  key = [getattr(settings, name) for name in _FIELDS]
+  key = (*key, settings.image_size if settings.source == 'synthetic' else None)
+  if key not in kept:
+    kept[key] = OPENERS[settings.source](settings)
+  return kept[key]
 
 
 def _folder(settings: DataSettings) -> tuple[Source, Source]:
