@@ -4,7 +4,7 @@ import functools
 import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import haiku as hk
 import jax
@@ -89,10 +89,14 @@ class OnnxRuntime:
       spec: what they belong to.
       size: height and width of the images, in pixels.
     """
-    with interruption.temporary_folder() as folder:  # a file may be above the 2 GB of a message
-      path = pathlib.Path(folder) / 'network.onnx'
-      onnx_file.export_onnx(path, params, spec, size=size, pool=True)
-      self._session = onnx_session.OnnxSession(path)
+
+    def load(threads: int) -> Any:
+      with interruption.temporary_folder() as folder:  # a file may be above the 2 GB of a message
+        path = pathlib.Path(folder) / 'network.onnx'
+        onnx_file.export_onnx(path, params, spec, size=size, pool=True)
+        return onnx_session.load(path, threads)
+
+    self._session = onnx_session.OnnxSession(load)
 
   def __call__(
     self, images: np.ndarray, names: Sequence[str], pad_to: int

@@ -1,5 +1,6 @@
 """Times our ONNX file in runtimes for serving. Needs no JAX."""
 
+import functools
 import importlib
 import os
 import sys
@@ -57,7 +58,8 @@ def _threads() -> int:
 
 
 def _onnx_runtime(file: str, images: np.ndarray) -> Callable[[], np.ndarray]:
-  session = onnx_session.OnnxSession(file, _threads())
+  load = functools.partial(onnx_session.load, file)
+  session = onnx_session.OnnxSession(load, _threads())
   return lambda: session(images, ['logits'])[0]
 
 
