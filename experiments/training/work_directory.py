@@ -123,7 +123,10 @@ class WorkDirectory:
 
   def _check_config(self) -> None:
     existing = _read_json(self.path / CONFIG_NAME)
-    changed = differences(existing, json.loads(json.dumps(self.config)))  # tuples become lists
+    # A field that is newer than the run says at its default what was done before.
+    existing = _completed(existing, base.get_config().to_dict())
+    # Through JSON, as tuples become lists.
+    changed = differences(*(json.loads(json.dumps(x)) for x in (existing, self.config)))
     if changed and self._follows_from_data(changed):
       self._check_data()  # which says what is behind it
     if changed:
@@ -225,6 +228,15 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
   atomic_files.replace(path, lambda p: p.write_text(json.dumps(value, indent=2) + '\n'))
+
+
+def _completed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config with the fields that it lacks."""
+  completed = {**defaults, **config}
+  for key, value in defaults.items():
+    if isinstance(value, Mapping) and isinstance(completed[key], Mapping):
+      completed[key] = _completed(completed[key], value)
+  return completed
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = '') -> list[str]:

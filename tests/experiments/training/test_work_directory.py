@@ -64,6 +64,17 @@ def test_a_run_goes_on_if_it_computes_the_same(tmp_path):
     claim(directory(tmp_path / 'run', **fields))
 
 
+def test_a_run_that_is_older_than_a_field_goes_on_at_its_default(tmp_path):
+  claim(directory(tmp_path / 'run'))
+  path = tmp_path / 'run' / work_directory.CONFIG_NAME
+  config = json.loads(path.read_text())
+  del config['data']['flip'], config['private']
+  path.write_text(json.dumps(config))
+  claim(directory(tmp_path / 'run'))
+  with pytest.raises(CheckpointError, match=r'\(--config.data.flip: True -> False\)'):
+    claim(directory(tmp_path / 'run', **{'data.flip': False}))
+
+
 @pytest.mark.parametrize('content', ['{', '[]', '3'])
 def test_a_config_that_cannot_be_read_is_one_sentence(tmp_path, content):
   (tmp_path / 'config.json').write_text(content)
