@@ -64,7 +64,7 @@ def require_shared_memory(needed: int, num_workers: int) -> None:
   free = place.f_bavail * place.f_frsize
   if needed > free:
     raise DataError(
-      f'{num_workers} worker processes hand pictures over through {_SHARED}, in up to '
+      f'{num_workers} worker processes hand pictures over through /dev/shm, in up to '
       f'{needed / 2**20:,.0f} MiB, and it has {free / 2**20:,.0f} MiB free: enlarge it (docker run '
       f'--shm-size={2 * needed // 2**20 + 1}m), or lower --config.data.num_workers; 0 needs none'
     )
