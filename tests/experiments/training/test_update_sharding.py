@@ -13,10 +13,12 @@ import pytest
 
 import nfnets
 from experiments.data import Batch
-from experiments.training import checkpoints, steps, update_sharding
+from experiments.training import checkpoints, secret, steps, update_sharding
+from experiments.training.gradients import PrivateSettings
 
 DEVICES = 4
 CLIPPING = 0.2
+SECRET = {'noise': [1, 2], 'dropout': [3, 4], 'sampling': [5, 6, 7, 8]}
 
 
 def small_network(images, is_training):
@@ -72,9 +74,10 @@ def train(num_shares, optimizer='sgd', num_steps=8, broken=(), **fields):
   """Returns (sharding, the whole state after the steps, metrics of each)."""
   chain = make_optimizer(optimizer, fields.get('frozen', ()))
   settings = steps.StepSettings(schedule=SCHEDULE, ema_decay=0.9, clipping=CLIPPING, **fields)
-  sharding = steps.plan_sharding(NETWORK, chain, 8, num_shares)
+  of_private = secret.as_arrays(SECRET) if settings.private else ()
+  sharding = steps.plan_sharding(NETWORK, chain, 8, num_shares, of_private)
   step = steps.make_train_step(NETWORK, chain, settings, sharding=sharding)
-  state = sharding.place(steps.init_state(NETWORK, chain, 0, 8))
+  state = sharding.place(steps.begin(chain, *steps.init_network(NETWORK, 0, 8), of_private))
   history = []
   for i in range(num_steps):
     state, metrics = step(state, make_batch(i, i in broken))
@@ -116,6 +119,7 @@ def shared(sharding):
         {'sam_rho': 0.05},
         {'accumulation_steps': 2},
         {'broken': (3,)},
+        {'private': PrivateSettings(clipping_norm=1.0, noise_multiplier=0.5, batch_size=16)},
         # Longer, and parameters that differ in their last bit would be rounded to other ones.
         {'compute_dtype': 'bfloat16', 'num_steps': 2},
       )
