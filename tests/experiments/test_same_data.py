@@ -53,7 +53,7 @@ def test_a_run_that_cannot_take_a_step_leaves_the_directory_to_the_next(
     raise ValueError('a field that no step can use')
 
   with monkeypatch.context() as patch:
-    patch.setattr(train.steps, 'make_train_step', lambda *_: refuse)
+    patch.setattr(train.steps, 'make_train_step', lambda *_, **__: refuse)
     with pytest.raises(ValueError, match='no step can use'):
       train.train(config, tmp_path)
   config.label_smoothing = 0.05

@@ -155,7 +155,11 @@ def test_a_batch_that_the_devices_cannot_share(train, tmp_path):
 def test_a_config_file_that_is_missing(train, tmp_path, arguments):
   output = train(tmp_path / 'run', *arguments, config='configs/missing.py', code=2)
   assert 'Error: there is no config file configs/missing.py: those that come with' in output
-  assert 'are digits, finetune, image_folder, nfnet_imagenet, small_images.' in output
+  recipes = (
+    'are audio_folder, digits, finetune, image_folder, nfnet_imagenet, private, private_finetune, '
+    'small_images.'
+  )
+  assert recipes in output
   assert output.count('\n') == 1
 
 
