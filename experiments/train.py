@@ -71,7 +71,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, Any]:
   """Trains all that is not frozen."""
   plan, workdir = run.plan, owned.path
-  sharding = _sharding(run)
+  new_secret = _new_secret(run)
+  sharding = _sharding(run, new_secret)
   train_step = steps.make_train_step(run.network, run.optimizer, run.step, sharding=sharding)
   gather = steps.make_gather(sharding)
   eval_step = steps.make_eval_step(run.network, run.data.test_layout)
@@ -85,7 +86,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
     preemption.Preemption(after_a_step=True) as asked,
   ):
     interruption.explain(checkpointer.whence)
-    state = _first_state(run, checkpointer, sharding)
+    state = _first_state(run, checkpointer, sharding, new_secret)
     agreement.meet()
     start = int(state.step)
     num_params = sum(math.prod(x.shape) for x in jax.tree.leaves(sharding.whole.params))
@@ -183,12 +184,12 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
   return results.write(run, workdir, gather(state.ema_params), state.ema_network_state, figures)
 
 
-def _sharding(run: settings.Run) -> update_sharding.UpdateSharding:
+def _sharding(run: settings.Run, new_secret: Any) -> update_sharding.UpdateSharding:
   """What of the state each device has."""
   num_shares = update_sharding.num_shares(run.sharded_update, jax.devices())
   *size, channels = run.data.train_shape
   return steps.plan_sharding(
-    run.network, run.optimizer, tuple(size), num_shares, _new_secret(run), channels=channels
+    run.network, run.optimizer, tuple(size), num_shares, new_secret, channels=channels
   )
 
 
@@ -203,6 +204,7 @@ def _first_state(
   run: settings.Run,
   checkpointer: checkpoints.Checkpointer,
   sharding: update_sharding.UpdateSharding,
+  new_secret: Any,
 ) -> steps.TrainState:
   """The newest checkpoint; without any, the pretrained weights or fresh ones. On the devices."""
   restored = checkpointer.restore(like=sharding.whole)
@@ -220,7 +222,7 @@ def _first_state(
     )
     same_run.require_weights(fresh)
     processes.say(f'Starting from the weights of {run.pretrained}.')
-  return sharding.place(steps.begin(run.optimizer, *fresh, _new_secret(run)))
+  return sharding.place(steps.begin(run.optimizer, *fresh, new_secret))
 
 
 def _train_batches(

@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
   plot_style.save(draw(results), figures / 'private_digits.png')
   for series, found in results.items():
     print(series)
-    rows = {**{f'epsilon {e}': v for e, v in found['private'].items()}}
+    rows = {f'epsilon {e}': v for e, v in found['private'].items()}
     for name, values in {**rows, 'not private': found['not private']}.items():
       each = '  '.join(f'{value:6.2%}' for value in values)
       print(f'  {name:12s} {each}   mean {np.mean(values):.2%}')

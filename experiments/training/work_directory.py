@@ -122,9 +122,8 @@ class WorkDirectory:
       )
 
   def _check_config(self) -> None:
-    existing = _read_json(self.path / CONFIG_NAME)
     # A field that is newer than the run says at its default what was done before.
-    existing = _completed(existing, base.get_config().to_dict())
+    existing = read_config(self.path).to_dict()
     # Through JSON, as tuples become lists.
     changed = differences(*(json.loads(json.dumps(x)) for x in (existing, self.config)))
     if changed and self._follows_from_data(changed):
@@ -228,15 +227,6 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
   atomic_files.replace(path, lambda p: p.write_text(json.dumps(value, indent=2) + '\n'))
-
-
-def _completed(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a config with the fields that it lacks."""
-  completed = {**defaults, **config}
-  for key, value in defaults.items():
-    if isinstance(value, Mapping) and isinstance(completed[key], Mapping):
-      completed[key] = _completed(completed[key], value)
-  return completed
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = '') -> list[str]:
