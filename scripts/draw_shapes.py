@@ -7,13 +7,13 @@ Writes OUT/<class>/<number>.png of 128 x 128 pixels. Colours, sizes and places a
 seed draws the same pictures.
 """
 
-import argparse
-import pathlib
 import sys
 
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+
+from scripts import example_folder
 
 SIZE = 128  # pixels of a side
 CLASSES = ('circle', 'square', 'triangle')
@@ -36,39 +36,16 @@ def draw(kind: str, rng: np.random.Generator) -> PIL.Image.Image:
   return picture
 
 
-def write(folder: pathlib.Path, per_class: int, seed: int) -> int:
-  """Writes the pictures of all classes; returns how many.
-
-  Raises:
-    FileExistsError: the folder is there already.
-  """
-  folder.mkdir(parents=True)
-  rng = np.random.default_rng(seed)
-  for kind in CLASSES:
-    (folder / kind).mkdir()
-    for number in range(per_class):
-      draw(kind, rng).save(folder / kind / f'{number:04d}.png')
-  return per_class * len(CLASSES)
-
-
 def main(argv: list[str] | None = None) -> int:
   """Writes what the arguments say."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  return example_folder.main(
+    argv,
+    description=__doc__,
+    classes=CLASSES,
+    per_class=20,
+    noun='pictures',
+    write=lambda kind, rng, path: draw(kind, rng).save(path.with_suffix('.png')),
   )
-  parser.add_argument('out', type=pathlib.Path, metavar='OUT', help='a new folder')
-  parser.add_argument('--per-class', type=int, default=20)
-  parser.add_argument('--seed', type=int, default=0)
-  options = parser.parse_args(argv)
-  if options.per_class < 1:
-    parser.error(f'--per-class must be at least 1, got {options.per_class}')
-  try:
-    count = write(options.out, options.per_class, options.seed)
-  except FileExistsError:
-    print(f'Error: {options.out} exists already: name a new folder.', file=sys.stderr)
-    return 1
-  print(f'{count} pictures of {len(CLASSES)} classes in {options.out}.')
-  return 0
 
 
 if __name__ == '__main__':

@@ -8,12 +8,13 @@ loudness (over 30 dB), begins somewhere else, and lies on faint noise; the same 
 sounds. Needs no package beyond NumPy.
 """
 
-import argparse
 import pathlib
 import sys
 import wave
 
 import numpy as np
+
+from scripts import example_folder
 
 RATE = 16_000  # Hz
 CLASSES = (
@@ -116,39 +117,16 @@ def write_wav(path: pathlib.Path, sound: np.ndarray) -> None:
     file.writeframes(np.round(32767 * sound).astype('<i2').tobytes())
 
 
-def write(folder: pathlib.Path, per_class: int, seed: int) -> int:
-  """Writes the sounds of all classes; returns how many.
-
-  Raises:
-    FileExistsError: the folder is there already.
-  """
-  folder.mkdir(parents=True)
-  rng = np.random.default_rng(seed)
-  for kind in CLASSES:
-    (folder / kind).mkdir()
-    for number in range(per_class):
-      write_wav(folder / kind / f'{number:04d}.wav', draw(kind, rng))
-  return per_class * len(CLASSES)
-
-
 def main(argv: list[str] | None = None) -> int:
   """Writes what the arguments say."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  return example_folder.main(
+    argv,
+    description=__doc__,
+    classes=CLASSES,
+    per_class=100,
+    noun='sounds',
+    write=lambda kind, rng, path: write_wav(path.with_suffix('.wav'), draw(kind, rng)),
   )
-  parser.add_argument('out', type=pathlib.Path, metavar='OUT', help='a new folder')
-  parser.add_argument('--per-class', type=int, default=100)
-  parser.add_argument('--seed', type=int, default=0)
-  options = parser.parse_args(argv)
-  if options.per_class < 1:
-    parser.error(f'--per-class must be at least 1, got {options.per_class}')
-  try:
-    count = write(options.out, options.per_class, options.seed)
-  except FileExistsError:
-    print(f'Error: {options.out} exists already: name a new folder.', file=sys.stderr)
-    return 1
-  print(f'{count} sounds of {len(CLASSES)} classes in {options.out}.')
-  return 0
 
 
 if __name__ == '__main__':
