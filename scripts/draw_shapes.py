@@ -7,6 +7,7 @@ Writes OUT/<class>/<number>.png of 128 x 128 pixels. Colours, sizes and places a
 seed draws the same pictures.
 """
 
+import pathlib
 import sys
 
 import numpy as np
@@ -36,6 +37,17 @@ def draw(kind: str, rng: np.random.Generator) -> PIL.Image.Image:
   return picture
 
 
+def write(folder: pathlib.Path, per_class: int, seed: int) -> None:
+  """Draws folder/<class>/<number>.png, `per_class` of each, into a new folder."""
+  example_folder.write(
+    folder,
+    lambda kind, rng, path: draw(kind, rng).save(path.with_suffix('.png')),
+    classes=CLASSES,
+    per_class=per_class,
+    seed=seed,
+  )
+
+
 def main(argv: list[str] | None = None) -> int:
   """Writes what the arguments say."""
   return example_folder.main(
@@ -44,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     classes=CLASSES,
     per_class=20,
     noun='pictures',
-    write=lambda kind, rng, path: draw(kind, rng).save(path.with_suffix('.png')),
+    write=write,
   )
 
 

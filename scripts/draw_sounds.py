@@ -117,6 +117,17 @@ def write_wav(path: pathlib.Path, sound: np.ndarray) -> None:
     file.writeframes(np.round(32767 * sound).astype('<i2').tobytes())
 
 
+def write(folder: pathlib.Path, per_class: int, seed: int) -> None:
+  """Draws folder/<class>/<number>.wav, `per_class` of each, into a new folder."""
+  example_folder.write(
+    folder,
+    lambda kind, rng, path: write_wav(path.with_suffix('.wav'), draw(kind, rng)),
+    classes=CLASSES,
+    per_class=per_class,
+    seed=seed,
+  )
+
+
 def main(argv: list[str] | None = None) -> int:
   """Writes what the arguments say."""
   return example_folder.main(
@@ -125,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     classes=CLASSES,
     per_class=100,
     noun='sounds',
-    write=lambda kind, rng, path: write_wav(path.with_suffix('.wav'), draw(kind, rng)),
+    write=write,
   )
 
 
