@@ -13,9 +13,14 @@ import jax
 import numpy as np
 import pytest
 
-# What a shell starts in the background ignores Ctrl-C, and so would the programs that tests start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+# What a shell starts in the background ignores Ctrl-C, and under nohup the end of its terminal too;
+# so would the programs that tests start.
+for _signal, _usual in (
+  (signal.SIGINT, signal.default_int_handler),
+  (signal.SIGHUP, signal.SIG_DFL),
+):
+  if signal.getsignal(_signal) is signal.SIG_IGN:
+    signal.signal(_signal, _usual)
 
 # Downloads and compiled programs of the tests, and of programs that they start, stay among them.
 _CACHE = tempfile.TemporaryDirectory(prefix='nfnets-tests-')
