@@ -62,6 +62,7 @@ setup(
   license_files=['LICENSE'],
   package_data={
     'nfnets': ['*.txt', 'py.typed'],
+    'nfnets.weights': ['shipped/*.safetensors'],
     'nfnets.demo': ['*.css', '*.html', '*.js', '*.svg'],
   },
   packages=find_packages(include=['nfnets', 'nfnets.*']),

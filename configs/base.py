@@ -18,6 +18,8 @@ _BY_SIZE = {
   'model.variant': str,
   'optimizer.learning_rate': float,
   'optimizer.warmup_epochs': float,
+  'data.crop': str,
+  'data.eval_mode': str,
 }
 
 
@@ -186,7 +188,8 @@ def get_config() -> ConfigDict:
   config.data.time_mask_share = 0.1
   config.data.mel_masks = 0
   config.data.mel_mask_share = 0.2
-  config.data.crop = 'random'  # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'
+  # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'; None: by size.
+  config.data.crop = 'random'
   # (smallest, largest) share of the area; above 0, to 1.
   config.data.crop_area = (0.08, 1.0)
   config.data.crop_aspect = (0.75, 4 / 3)  # (smallest, largest) width / height; 0.01 to 100
@@ -209,6 +212,8 @@ def get_config() -> ConfigDict:
   # NFNet's; NF-RegNet's is ('augment', 'normalize', 'mix').
   config.data.order = ('mix', 'augment', 'normalize')
   # Or 'crop_resize', 'resize_crop_0.875', 'resize' (the whole picture); timm's 'center', 'squash'.
+  # None: 'resize' for small pictures, otherwise by the size in tests: 'crop_resize' from 96 pixels
+  # on, 'resize_crop_0.875' below.
   config.data.eval_mode = 'resize_crop_32'
   config.data.eval_crop_share = 1.0  # 'center', 'squash': of the resized side; above 0, to 1
   # For red, green and blue, on the scale 0..1, e.g. (0.5, 0.5, 0.5); None: those of the weights in

@@ -31,6 +31,7 @@ def get_config():
     'evaluate_every_epochs',
     'optimizer.learning_rate',
     'optimizer.warmup_epochs',
+    'data.eval_mode',
   )
   config.ema_decay = 0.99
   config.checkpoint_every_steps = 200
@@ -45,6 +46,5 @@ def get_config():
 
   config.data.source = 'folder'
   config.data.crop_area = (0.25, 1.0)
-  config.data.eval_mode = 'crop_resize'
   config.data.max_corrupt_fraction = 0.02
   return config

@@ -28,6 +28,8 @@ def get_config():
     'model.variant',
     'optimizer.learning_rate',
     'optimizer.warmup_epochs',
+    'data.crop',
+    'data.eval_mode',
   )
   config.ema_decay = 0.999
   config.checkpoint_every_steps = 200
@@ -35,6 +37,5 @@ def get_config():
 
   config.data.source = 'folder'
   config.data.crop_area = (0.25, 1.0)
-  config.data.eval_mode = 'crop_resize'
   config.data.max_corrupt_fraction = 0.02
   return config

@@ -92,6 +92,11 @@ def resize_for_evaluation(
   return resized[top : top + size, left : left + size]
 
 
+def padded_share(size: int) -> float:
+  """Returns which share of a side the published margin of 32 pixels leaves, at `size` pixels."""
+  return size / (size + _PADDING)
+
+
 def padded_center_box(shape: tuple[int, ...], size: int) -> tuple[int, int, int, int]:
   """Returns the (top, left, height, width) of the central square for an output of `size` pixels.
 
@@ -103,7 +108,7 @@ def padded_center_box(shape: tuple[int, ...], size: int) -> tuple[int, int, int,
   """
   height, width = shape[:2]
   # In float32, as published: the product is often a whole number, which float64 may just miss.
-  side = max(1, int(np.float32(size / (size + _PADDING)) * np.float32(min(height, width))))
+  side = max(1, int(np.float32(padded_share(size)) * np.float32(min(height, width))))
   return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 

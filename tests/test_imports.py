@@ -58,7 +58,7 @@ INSIDE = {
     {'ranges'},
     {'settings'},
     {'handover', 'sources'},
-    {'identity', 'one_example'},
+    {'identity', 'one_example', 'sizes'},
     {'poisson', 'sound_example'},
     {'examples'},
     {'collate'},

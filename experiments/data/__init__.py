@@ -5,9 +5,10 @@ from experiments.data.identity import Identity, differences, picture_names
 from experiments.data.pipeline import (
   Batches,
   DatasetInfo,
+  TrainingPictures,
   check_test_set,
-  count_training_pictures,
   describe,
+  look_at_training_pictures,
   test_batches,
   train_batches,
 )
@@ -17,6 +18,7 @@ from experiments.data.settings import (
   adopt_normalization,
   adopt_preprocessing,
   fill_in,
+  warn_of_lost_borders,
 )
 from experiments.data.sources import kept_open
 
@@ -29,15 +31,17 @@ __all__ = [
   'Identity',
   'ImageLayout',
   'PoissonSampling',
+  'TrainingPictures',
   'adopt_normalization',
   'adopt_preprocessing',
   'check_test_set',
-  'count_training_pictures',
   'describe',
   'differences',
   'fill_in',
   'kept_open',
+  'look_at_training_pictures',
   'picture_names',
   'test_batches',
   'train_batches',
+  'warn_of_lost_borders',
 ]

@@ -26,6 +26,7 @@ from experiments.data.batch import NATURAL_LAYOUT, Batch, ImageLayout
 from experiments.data.identity import Identity, identify
 from experiments.data.poisson import HostDraws, PoissonSampling
 from experiments.data.settings import DataSettings
+from experiments.data.sizes import typical_side
 from experiments.data.unreadable import Limits, Record, UnreadablePictures
 from experiments.runtime.errors import DataError
 from nfnets import interruption
@@ -46,8 +47,19 @@ class DatasetInfo(NamedTuple):
   identity: Identity | None = None  # None: of data that nobody looked at, such as a plan's
 
 
-def count_training_pictures(config: ConfigDict) -> int:
-  """Returns the number of training pictures of a config, whose other fields may be open.
+class TrainingPictures(NamedTuple):
+  """What a recipe's open fields follow from."""
+
+  count: int
+  side: int | None = None  # see `sizes.typical_side`
+
+
+def look_at_training_pictures(config: ConfigDict, *, sizes: bool) -> TrainingPictures:
+  """Counts the training pictures of a config, whose other fields may be open.
+
+  Args:
+    config: the whole config.
+    sizes: whether to look at their sizes too.
 
   Raises:
     DataError: what the source needs is missing, or there are none.
@@ -59,7 +71,7 @@ def count_training_pictures(config: ConfigDict) -> int:
       f'there are no training {settings.noun}s: --config.data.train_split is '
       f'{config.data.train_split!r}; choose one that has some'
     )
-  return len(train)
+  return TrainingPictures(len(train), typical_side(train) if sizes else None)
 
 
 def describe(settings: DataSettings) -> DatasetInfo:

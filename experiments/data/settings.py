@@ -5,16 +5,19 @@ import os
 import pathlib
 from collections.abc import Collection
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from experiments.data.batch import NATURAL_LAYOUT, ImageLayout
 from experiments.data.ranges import FIELDS
 from experiments.runtime import ranges
 from experiments.runtime.errors import ConfigError
-from nfnets import images, sides
+from nfnets import images, inference, sides
 from nfnets.audio import FRAMES_PER_SECOND, SoundPreprocessing
 from nfnets.preprocessing import Preprocessing
 from nfnets.sides import Sides
+
+_LEAST_SHARE = 0.75  # of the side of a test picture: with less, a crop hides what is to be seen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,6 +192,9 @@ def fill_in(
   else:
     data.image_size = data.image_size or train_size
     data.eval_image_size = data.eval_image_size or test_size
+    if data.eval_mode is None:
+      whole_enough = inference.padded_share(data.eval_image_size) >= _LEAST_SHARE
+      data.eval_mode = 'crop_resize' if whole_enough else 'resize_crop_0.875'
   # What fits in training, slice by slice, fits here: float32, but nothing is kept for gradients.
   per_device = config.global_batch_size // max(1, config.accumulation_steps * num_devices)
   data.eval_batch_size = data.eval_batch_size or max(1, per_device) * num_devices
@@ -199,6 +205,18 @@ def fill_in(
         '--config.data.randaugment_magnitude (published: 5 to 15), or --config.data.augment=none.'
       )
     data.randaugment_magnitude = float(magnitude)
+
+
+def warn_of_lost_borders(settings: DataSettings) -> None:
+  """Says before a run that tests will see little of each picture, for the margin is 32 pixels."""
+  share = inference.padded_share(settings.eval_image_size) if not settings.is_sound else 1.0
+  if settings.eval_mode in ('resize_crop_32', 'crop_resize') and share < _LEAST_SHARE:
+    logging.warning(
+      '%s',
+      f'--config.data.eval_mode={settings.eval_mode} cuts a margin off every test picture, and at '
+      f'{settings.eval_image_size} pixels the central {share:.0%} of each side are left: '
+      '--config.data.eval_mode=resize keeps the whole picture.',
+    )
 
 
 def _check_channels(source: str, channels: int) -> None:

@@ -10,16 +10,15 @@ import numpy as np
 
 from experiments.runtime import local_paths
 from experiments.runtime.errors import ConfigError
-from nfnets import baselines, list_models, optim, weights, zoo
+from nfnets import baselines, optim, weights, zoo
 from nfnets.audio import SoundPreprocessing
 from nfnets.preprocessing import Preprocessing, read_metadata
 
 
-def _place(name: str) -> pathlib.Path:
-  """The file that a path or the folder of a run stands for; names of the zoo stay as they are."""
-  path = local_paths.require(name, 'weights')
-  is_name = name in list_models() and not path.is_file()
-  return weights.find_in_run(path) if path.is_dir() and not is_name else path
+def _place(name: str) -> pathlib.Path | str:
+  """The file that weights are in, or the published name of what is downloaded."""
+  local_paths.require(name, 'weights')
+  return weights.locate(name)
 
 
 def find_spec(name: str) -> zoo.AnySpec | None:
@@ -35,14 +34,13 @@ def find_spec(name: str) -> zoo.AnySpec | None:
     OSError: the folder has no weights.
     ValueError: no such name or file, or the file cannot be read.
   """
-  path = _place(name)
-  if path.is_file():
-    if weights.is_safetensors(path):
-      stored = weights.read_metadata(path).get('spec')
-      return None if stored is None else zoo.spec_from_dict(stored)
-  elif name in list_models():
-    return zoo.get_spec(name)
-  return weights.load_pretrained(name).spec
+  place = _place(name)
+  if isinstance(place, str):
+    return zoo.get_spec(place)
+  if not weights.is_safetensors(place):
+    return weights.load_pretrained(place).spec
+  stored = weights.read_metadata(place).get('spec')
+  return None if stored is None else zoo.spec_from_dict(stored)
 
 
 def find_preprocessing(name: str) -> Preprocessing | SoundPreprocessing | None:
@@ -54,15 +52,15 @@ def find_preprocessing(name: str) -> Preprocessing | SoundPreprocessing | None:
   Raises:
     ValueError: the file cannot be read.
   """
-  path = _place(name)
-  if path.is_file():
-    if not weights.is_safetensors(path):
-      return weights.load_pretrained(path).preprocessing
-    try:
-      return read_metadata(weights.read_metadata(path))
-    except ValueError as error:
-      raise ValueError(f'{path} cannot be used: {error}') from None
-  return weights.preprocessing_of(name) if name in list_models() else None
+  place = _place(name)
+  if isinstance(place, str):
+    return weights.preprocessing_of(place)
+  if not weights.is_safetensors(place):
+    return weights.load_pretrained(place).preprocessing
+  try:
+    return read_metadata(weights.read_metadata(place))
+  except ValueError as error:
+    raise ValueError(f'{place} cannot be used: {error}') from None
 
 
 def load(name: str, spec: zoo.AnySpec | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -79,10 +77,10 @@ def load(name: str, spec: zoo.AnySpec | None = None) -> tuple[dict[str, Any], di
     ConnectionError: published weights cannot be downloaded.
     ValueError: no such name or file, or the file cannot be read.
   """
-  path = _place(name)
-  if not (path.is_file() and weights.is_safetensors(path)):
+  place = _place(name)
+  if isinstance(place, str) or not weights.is_safetensors(place):
     return weights.load_pretrained(name).params, {}
-  tree, metadata = weights.load(path)
+  tree, metadata = weights.load(place)
   if 'spec' in metadata:
     spec = zoo.spec_from_dict(metadata['spec'])
   return baselines.split_state(tree if spec is None else weights.rename_root(tree, spec))
@@ -102,10 +100,10 @@ def places_of_classes(name: str, class_names: Sequence[str], num_logits: int) ->
   Raises:
     ConfigError: they do not know one, or their names cannot be used.
   """
-  path = _place(name)
-  if not (path.is_file() and weights.is_safetensors(path)):
+  place = _place(name)
+  if isinstance(place, str) or not weights.is_safetensors(place):
     return None
-  text = weights.read_metadata(path).get('class_names')
+  text = weights.read_metadata(place).get('class_names')
   if text is None:
     return None
   try:

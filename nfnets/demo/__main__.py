@@ -82,9 +82,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   args = parser.parse_args(argv)
   args.weights = list(dict.fromkeys(args.weights))
   for text in args.weights:
-    if text not in hub.DEEPMIND and text not in hub.TIMM and not os.path.exists(text):
-      names = ', '.join([*hub.DEEPMIND, *hub.TIMM])
-      parser.error(f'--weights: there is no file {text!r}, and the published names are {names}')
+    try:
+      hub.locate(text)
+    except (OSError, ValueError) as error:
+      parser.error(f'--weights: {error}')
   if args.examples and not args.examples.is_dir():
     parser.error(f'--examples: there is no folder {args.examples}')
   return args

@@ -9,6 +9,7 @@ from nfnets.weights.hub import (
   find_in_run,
   list_models,
   load_pretrained,
+  locate,
 )
 from nfnets.weights.published import preprocessing_of
 from nfnets.weights.timm import from_timm, to_timm
@@ -26,6 +27,7 @@ __all__ = [
   'load',
   'load_deepmind',
   'load_pretrained',
+  'locate',
   'merge',
   'preprocessing_of',
   'read_metadata',

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import fnmatch
 import importlib.util
 import json
 import logging
@@ -21,7 +22,7 @@ from nfnets.weights import fitting, formats, proxies
 from nfnets.weights import tree as trees
 from nfnets.weights.deepmind import find_variant, load_deepmind
 from nfnets.weights.download import advise, cache_directory, fetch
-from nfnets.weights.published import DEEPMIND, TIMM, preprocessing_of
+from nfnets.weights.published import DEEPMIND, NAMES, SHIPPED, TIMM, preprocessing_of
 from nfnets.weights.timm import from_timm
 
 _LOG = logging.getLogger(__name__)
@@ -69,10 +70,12 @@ def list_models(pattern: str = '*', *, pretrained: bool = False) -> list[str]:
 
   Args:
     pattern: a shell-style pattern, in upper or lower case.
-    pretrained: only those whose published weights `load_pretrained` knows.
+    pretrained: the names that `load_pretrained` knows: models with published weights, then the
+      small networks that come with the library.
   """
-  names = zoo.list_models(pattern)
-  return [name for name in names if name in DEEPMIND or name in TIMM] if pretrained else names
+  if not pretrained:
+    return zoo.list_models(pattern)
+  return [name for name in NAMES if fnmatch.fnmatchcase(name.lower(), pattern.lower())]
 
 
 def load_pretrained(
@@ -90,9 +93,10 @@ def load_pretrained(
 
   Args:
     name: one of `list_models(pretrained=True)`, in upper or lower case: 'F0'..'F6' (DeepMind's
-      release) or timm's, such as 'eca_nfnet_l0'; or the path of a file: one that `save` wrote with
-      the model's spec, or one of DeepMind's release; or the folder of a training run, which stands
-      for the averaged weights in it.
+      release), timm's, such as 'eca_nfnet_l0', or a small network that comes with the library, such
+      as 'digits'; or the path of a file: one that `save` wrote with the model's spec, or one of
+      DeepMind's release; or the folder of a training run, which stands for the averaged weights in
+      it. A file or a run is meant before a published name that is spelled like it.
     num_classes: if K differs from the weights' own number of classes, a new classifier is made,
       w [C, K] ~ N(0, 0.01^2) and b [K] = 0; nothing else changes, and a line is logged. None or the
       weights' own number keeps their classifier. Weights without a classifier are then loaded
@@ -109,24 +113,16 @@ def load_pretrained(
   """
   if num_classes is not None and num_classes < 1:
     raise ValueError(f'num_classes must be at least 1, got {num_classes}.')
-  if not Path(name).is_file():
-    name = zoo.find_name(name) or name
-  if name in DEEPMIND:
-    params = load_deepmind(fetch(DEEPMIND[name], cache_dir), name)
-    loaded = Pretrained(params, zoo.get_spec(name), name, preprocessing_of(name))
-  elif name in TIMM:
-    loaded = _load_timm(name, cache_dir)
-  elif Path(name).is_file():
-    loaded = _load_file(Path(name))
-  elif Path(name).is_dir():
-    loaded = dataclasses.replace(_load_file(find_in_run(name)), name=Path(name).resolve().name)
+  place = locate(name)
+  if isinstance(place, Path):
+    loaded = _load_file(place)
+    if Path(name).is_dir() and place.parent == Path(name):
+      loaded = dataclasses.replace(loaded, name=Path(name).resolve().name)
+  elif place in TIMM:
+    loaded = _load_timm(place, cache_dir)
   else:
-    names = [*DEEPMIND, *TIMM]
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    raise ValueError(
-      f'{str(name)!r} is neither the name of published weights nor a file: '
-      + (f'did you mean {", ".join(close)}?' if close else f'choose one of {", ".join(names)}.')
-    )
+    params = load_deepmind(fetch(DEEPMIND[place], cache_dir), place)
+    loaded = Pretrained(params, zoo.get_spec(place), place, preprocessing_of(place))
   own = fitting.count_classes(loaded.params, loaded.spec)
   if own is None and num_classes is None:
     _LOG.warning(
@@ -140,6 +136,36 @@ def load_pretrained(
   return dataclasses.replace(loaded, params=params, class_names=None)
 
 
+def locate(name: str | os.PathLike) -> Path | str:
+  """Returns the file that stands for weights, or the published name of what is downloaded.
+
+  Args:
+    name: as in `load_pretrained`.
+
+  Raises:
+    FileNotFoundError: the path is a folder without a run, or the run is not finished.
+    ValueError: no such name or file.
+  """
+  path = Path(name)
+  if path.is_file():
+    return path
+  published = next((known for known in NAMES if known.lower() == str(name).lower()), None)
+  if path.is_dir() and (published is None or _is_run(path)):
+    return find_in_run(path)
+  if published is not None:
+    return SHIPPED.get(published, published)
+  close = difflib.get_close_matches(str(name), NAMES, n=3, cutoff=0.5)
+  raise ValueError(
+    f'{str(name)!r} is neither the name of published weights nor a file: '
+    + (f'did you mean {", ".join(close)}?' if close else f'choose one of {", ".join(NAMES)}.')
+  )
+
+
+def _is_run(folder: Path) -> bool:
+  """Whether a training run has been here, finished or not."""
+  return any((folder / name).exists() for name in (RUN_FILE, 'config.json', 'checkpoints'))
+
+
 def find_in_run(folder: str | os.PathLike) -> Path:
   """Returns the weights file in the folder of a training run.
 
@@ -149,7 +175,7 @@ def find_in_run(folder: str | os.PathLike) -> Path:
   path = Path(folder) / RUN_FILE
   if path.is_file():
     return path
-  if (Path(folder) / 'config.json').is_file() or (Path(folder) / 'checkpoints').is_dir():
+  if _is_run(Path(folder)):
     raise FileNotFoundError(
       f'the run in {os.fspath(folder)!r} is not finished, so it has no {RUN_FILE} yet: give the '
       'command that began it again, which goes on from its last checkpoint.'

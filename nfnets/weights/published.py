@@ -1,5 +1,6 @@
 """The tables of published weights: where to find them, and how their pictures are prepared."""
 
+import pathlib
 from typing import NamedTuple
 
 from nfnets import zoo
@@ -56,6 +57,13 @@ TIMM: dict[str, TimmWeights] = {
     'timm/test_nfnet.r160_in1k', Preprocessing(160, 'center', 0.95, mean=_HALF, stddev=_HALF)
   ),
 }
+
+# Small networks, trained here by the commands in docs/models.md; they come with the library.
+_FOLDER = pathlib.Path(__file__).parent / 'shipped'
+SHIPPED: dict[str, pathlib.Path] = {
+  name: _FOLDER / f'{name}.safetensors' for name in ('digits',)
+}
+NAMES: tuple[str, ...] = (*DEEPMIND, *TIMM, *SHIPPED)
 
 
 def preprocessing_of(name: str) -> Preprocessing:

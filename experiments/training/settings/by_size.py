@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 from absl import logging
 from ml_collections import ConfigDict
 
+from experiments.data import TrainingPictures
+
 FEWEST_UPDATES = 100  # a run of fewer is warned of: a new network has learnt next to nothing
 _POINTS = 40  # of a training curve, at least
 _MOST_STEPS_A_POINT = 50
 _EVALUATIONS = 20
+_FEWER_EPOCHS_FROM = 5_000  # training pictures, where the network is chosen here too
 
 
 class Scale(NamedTuple):
@@ -52,6 +55,24 @@ SCALES = (
 )
 
 
+_SMALL_SIDE = 48  # pixels: up to here pictures are small ones, like CIFAR's and MNIST's
+
+
+def _for_small_pictures(side: int) -> dict[str, Any]:
+  """A network at the pictures' own size, which a stem that quarters it would leave too coarse."""
+  size = min(max(4 * math.ceil(side / 4), 16), _SMALL_SIDE)
+  return {
+    'width': (48, 96, 192),
+    'depth': (1, 2, 2),
+    'stride': (1, 2, 2),
+    'group_width': 16,
+    'stem': ((3, 1, 16), (3, 2, 32)),
+    'drop_rate': 0.2,
+    'train_size': size,
+    'test_size': size,
+  }
+
+
 class Course(NamedTuple):
   """How long a run is, by what it starts from."""
 
@@ -73,7 +94,12 @@ FIELDS = (
   'model.variant',
   'optimizer.learning_rate',
   'optimizer.warmup_epochs',
+  'data.crop',
+  'data.eval_mode',
 )
+OF_PICTURE_SIZES = frozenset(
+  {'model.variant', 'data.crop', 'data.eval_mode'}
+)  # those that follow from them too
 
 
 def open_fields(config: ConfigDict) -> frozenset[str]:
@@ -81,18 +107,27 @@ def open_fields(config: ConfigDict) -> frozenset[str]:
   return frozenset(field for field in FIELDS if _get(config, field) is None)
 
 
-def fill_in(config: ConfigDict, num_train: int, num_devices: int) -> None:
+def fill_in(config: ConfigDict, pictures: TrainingPictures, num_devices: int) -> None:
   """Gives the open fields of a config (unlocked) their values.
 
   Args:
     config: the whole config.
-    num_train: training pictures.
+    pictures: to train on.
     num_devices: that share a batch.
   """
+  num_train, small = pictures.count, (pictures.side or math.inf) <= _SMALL_SIDE
   scale = next(scale for scale in SCALES if num_train < scale.below)
   course = FINE_TUNING if config.model.pretrained else FROM_SCRATCH
   if config.model.variant is None:
-    config.model.variant, config.model.spec = 'custom', dict(scale.network)
+    network = _for_small_pictures(pictures.side) if small else scale.network
+    config.model.variant, config.model.spec = 'custom', dict(network)
+    # What is chosen here is for one machine: the time grows with the root of the pictures' number.
+    course = course._replace(
+      epochs=course.epochs * min(1.0, math.sqrt(_FEWER_EPOCHS_FROM / num_train))
+    )
+  _fill(config, 'data.crop', 'shift' if small else 'random')
+  if small:  # else `data.fill_in` decides, by the size in tests
+    _fill(config, 'data.eval_mode', 'resize')
   shared = num_devices * config.accumulation_steps
   _fill(config, 'global_batch_size', math.ceil(scale.batch / shared) * shared)
   least = course.least_updates * config.global_batch_size / num_train

@@ -28,12 +28,12 @@ _FREE_FIELDS = (
 )
 
 
-def resolve(config: ConfigDict, num_train: int | None = None) -> ConfigDict:
+def resolve(config: ConfigDict, pictures: data.TrainingPictures | None = None) -> ConfigDict:
   """Fills in what is derived from other fields and checks the rest. Returns a new config.
 
   Args:
     config: as a file and flags give it.
-    num_train: training pictures; None counts them, if anything follows from their number.
+    pictures: to train on; None looks at them, if anything follows from them.
 
   Raises:
     ConfigError: a field has a value that no run can use; the sentence says what to do.
@@ -45,9 +45,10 @@ def resolve(config: ConfigDict, num_train: int | None = None) -> ConfigDict:
   if config.model.variant:
     _named_spec(config.model)
   with config.unlocked():
-    if by_size.open_fields(config):
-      num_train = num_train or data.count_training_pictures(config)
-      by_size.fill_in(config, num_train, jax.device_count())
+    if left_open := by_size.open_fields(config):
+      sizes = not left_open.isdisjoint(by_size.OF_PICTURE_SIZES)
+      pictures = pictures or data.look_at_training_pictures(config, sizes=sizes)
+      by_size.fill_in(config, pictures, jax.device_count())
     if config.model.pretrained:
       _adopt_model(config.model)
       found = initial_weights.find_preprocessing(config.model.pretrained)

@@ -115,11 +115,12 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
     ValueError: the model cannot be built.
   """
   left_open = by_size.open_fields(fields.checked(config))
-  config = fields.resolve(config, None if info is None else info.num_train)
+  config = fields.resolve(config, None if info is None else data.TrainingPictures(info.num_train))
   settings = DataSettings.from_config(config)
   info = info or data.describe(settings)
   num_classes = _num_classes(config.model.num_classes, info.num_classes)
   plan = _make_plan(config.num_epochs, info.num_train, config.global_batch_size)
+  data.warn_of_lost_borders(settings)
   by_size.warn_of_few_updates(config, info.num_train, plan.total_steps)
   with config.unlocked():
     budget = private.make_budget(config, info, plan.total_steps)

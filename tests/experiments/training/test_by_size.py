@@ -35,9 +35,10 @@ def chosen(run):
 
 def test_thousands_of_pictures_have_the_recipes_of_before():
   """Which wrote these values down, so that such runs compute what they computed."""
-  for num_train in (1000, 1437, 50_000):
+  for num_train in (1000, 1437, 5000, 50_000):
     run = of(image_folder, num_train)
-    assert chosen(run) == (60.0, 64, 0.4, 5.0)
+    if num_train <= 5000:
+      assert chosen(run) == (60.0, 64, 0.4, 5.0)
     assert run.config['model']['spec'] == {
       'width': (64, 128, 256, 256),
       'depth': (1, 2, 3, 2),
@@ -47,9 +48,64 @@ def test_thousands_of_pictures_have_the_recipes_of_before():
       'test_size': 128,
     }
     assert (run.variant, run.data.image_size, run.data.eval_image_size) == ('custom', 96, 128)
+    assert (run.data.crop, run.data.eval_mode) == ('random', 'crop_resize')
     run = of(small_images, num_train)
     assert chosen(run) == (60.0, 64, 0.4, 3.0)
   assert of(image_folder, 1437).plan.total_steps == 1347
+
+
+def test_the_time_grows_with_the_root_of_the_number_where_the_network_is_chosen_too():
+  def seen(num_train, **changes):
+    return of(image_folder, num_train, **changes).plan.epochs * num_train
+
+  assert seen(20_000) == pytest.approx(2 * seen(5000), rel=1e-3)
+  assert seen(20_000, **{'model.variant': 'F0'}) == pytest.approx(4 * seen(5000), rel=1e-3)
+
+
+def tiny_pictures(folder, side, count=3):
+  """A folder of pictures whose shorter side has so many pixels, one of them cut off."""
+  for kind in ('cat', 'dog'):
+    (folder / kind).mkdir(parents=True)
+    for i in range(count):
+      cv2.imwrite(str(folder / kind / f'{i}.png'), np.zeros((side, 2 * side, 3), np.uint8))
+  (folder / 'cat' / '0.png').write_bytes(b'cut off')
+  return str(folder)
+
+
+@pytest.mark.parametrize(('side', 'size'), [(8, 16), (28, 28), (30, 32), (48, 48)])
+def test_small_pictures_get_a_network_of_their_size(side, size, tmp_path):
+  config = image_folder.get_config()
+  config.data.dir = tiny_pictures(tmp_path / 'pictures', side)
+  run = settings.read(config)
+  assert (run.data.image_size, run.data.eval_image_size) == (size, size)
+  assert (run.data.crop, run.data.eval_mode) == ('shift', 'resize')
+  assert {'data.crop', 'data.eval_mode'} <= run.left_open
+  config.data.crop, config.data.eval_mode = 'random', 'center'
+  run = settings.read(config)
+  assert (run.data.crop, run.data.eval_mode) == ('random', 'center')
+
+
+def test_pictures_that_are_not_small_are_shrunk_with_a_margin_that_leaves_enough(tmp_path):
+  config = image_folder.get_config()
+  config.data.dir = tiny_pictures(tmp_path / 'pictures', 49)
+  run = settings.read(config)
+  assert (run.data.eval_image_size, run.data.crop) == (64, 'random')
+  assert run.data.eval_mode == 'resize_crop_0.875'
+
+
+def test_a_margin_that_hides_much_is_said_beforehand(caplog):
+  def warnings_at(size, mode):
+    caplog.clear()
+    of(image_folder, 2000, **{'data.eval_image_size': size, 'data.eval_mode': mode})
+    return [record.getMessage() for record in caplog.records]
+
+  assert warnings_at(32, 'crop_resize') == [
+    '--config.data.eval_mode=crop_resize cuts a margin off every test picture, and at 32 pixels '
+    'the central 50% of each side are left: --config.data.eval_mode=resize keeps the whole picture.'
+  ]
+  assert '67%' in warnings_at(64, 'resize_crop_32')[0]
+  assert not warnings_at(96, 'crop_resize')
+  assert not warnings_at(32, 'resize')
 
 
 def test_few_pictures_get_updates_enough_of_a_narrow_network():
@@ -85,6 +141,8 @@ def test_what_has_a_value_stays():
     'model.variant': 'F0',
     'optimizer.learning_rate': 0.3,
     'optimizer.warmup_epochs': 1.0,
+    'data.crop': 'none',
+    'data.eval_mode': 'squash',
   }
   run = of(image_folder, 300, **changes)
   assert chosen(run) == (7.0, 8, 0.3, 1.0)

@@ -83,6 +83,8 @@ ACCEPTED = {
     'data.mel_bands',
     'data.randaugment_magnitude',
     'data.eval_batch_size',
+    'data.crop',
+    'data.eval_mode',
     'data.mean',
     'data.stddev',
   },
@@ -175,7 +177,7 @@ def test_a_value_is_refused_by_the_name_of_the_flag_or_meant_to_be_accepted(valu
     ('data.crop_aspect', (0, 0), r'each a number from 0.01 to 100, got \(0, 0\).'),
     ('data.flip', 1, 'must be True or False, got 1.'),
     ('data.held_out_fraction', 1.0, 'must be a number above 0 and below 1, got 1.0.'),
-    ('data.crop', 'randm', "'shift', 'none', got 'randm'. Did you mean 'random'"),
+    ('data.crop', 'randm', "'shift', 'none', or None, got 'randm'. Did you mean 'random'"),
     ('data.mixing', 'mixcut', "'mixup', 'cutmix', 'mixup_cutmix', got 'mixcut'"),
     ('data.order', ('mix',), r"\('augment', 'mix', 'normalize'\), .* got \('mix',\)"),
     ('data.published_quirks', ('solarise',), "each entry is one of 'solarize_wraps'"),
@@ -234,6 +236,7 @@ def test_evaluating_more_often_than_each_update_is_after_each():
 
 def test_a_warm_up_that_is_cut_is_said(caplog):
   config = small()
+  config.data.eval_mode = 'resize'
   config.num_epochs, config.optimizer.warmup_epochs = 6.0, 4.0
   run = settings.read(config, INFO)
   (record,) = caplog.records

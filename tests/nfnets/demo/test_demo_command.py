@@ -24,7 +24,10 @@ ROOT = pathlib.Path(__file__).parents[3]
 @pytest.mark.parametrize(
   ('arguments', 'sentence'),
   [
-    (['--weights', 'F9'], "there is no file 'F9', and the published names are F0, F1"),
+    (
+      ['--weights', 'F9'],
+      "--weights: 'F9' is neither the name of published weights nor a file: did you mean F6",
+    ),
     (['--weights'], 'expected at least one argument'),
     (['--examples', 'missing'], '--examples: there is no folder missing'),
     (['--port', '70000'], "a number from 0 to 65535, got '70000'"),

@@ -142,7 +142,7 @@ def test_table_of_the_release():
 
 def test_models_with_weights_are_listed():
   names = nfnets.list_models(pretrained=True)
-  assert set(names) == {*DEEPMIND, *TIMM}
+  assert names == [*DEEPMIND, *TIMM, 'digits']
   assert nfnets.list_models('ECA*', pretrained=True) == [f'eca_nfnet_l{n}' for n in range(3)]
   assert 'F7' in nfnets.list_models()
 
@@ -367,6 +367,23 @@ def test_without_a_home_the_hub_makes_no_folder_of_its_own(hub_server, tmp_path,
   load_pretrained('test_nfnet')
   assert list((tmp_path / 'huggingface').rglob('model.safetensors'))
   assert not (tmp_path / '~').exists()
+
+
+@pytest.mark.parametrize('name', ['F0', 'digits'])
+def test_a_run_is_meant_before_a_published_name_that_is_spelled_like_it(
+  name, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  folder = tmp_path / name
+  folder.mkdir()
+  if name == 'digits':  # a folder of pictures, say
+    assert load_pretrained(name).name == 'digits'
+  (folder / 'config.json').touch()
+  with pytest.raises(FileNotFoundError, match=f"the run in '{name}' is not finished"):
+    load_pretrained(name)
+  save(folder / hub.RUN_FILE, _params(SPEC, 4), spec=SPEC)
+  loaded = load_pretrained(name)
+  assert (loaded.name, loaded.spec) == (name, SPEC)
 
 
 def test_the_folder_of_a_run_stands_for_its_averaged_weights(tmp_path):
