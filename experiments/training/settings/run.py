@@ -307,6 +307,7 @@ def _step_settings(
     stage_depths=getattr(spec, 'depth', None),
     remat=tuple(config.model.remat),
     stem_space_to_depth=config.model.stem_space_to_depth,
+    minimal_filtering=config.model.minimal_filtering,
     layout=layout,
     private=of_private,
   )
