@@ -59,7 +59,7 @@ def strategy(
       `nfnets.execution.convolution` says, and 'auto', the default, is what `jax.default_backend()`
       returns, 'plain' on a GPU. Name one when compiling for another kind of machine.
     space_to_depth: whether the stem of a network works on squares of pixels as channels: 'auto',
-      the default, does on accelerators and not on CPUs, 'on' wherever the image's size allows it,
+      the default, does on TPUs, where it was measured, 'on' wherever the image's size allows it,
       'off' never.
     training_step: whether what is traced is compiled here for a step of training, in reverse mode.
       Convolutions written for a CPU then keep only their inputs for the gradient, and recompute
@@ -112,7 +112,7 @@ def written_for() -> str:
 def uses_space_to_depth() -> bool:
   """Whether stems traced now work on squares of pixels."""
   chosen = current().space_to_depth
-  return chosen == 'on' or (chosen == 'auto' and jax.default_backend() != 'cpu')
+  return chosen == 'on' or (chosen == 'auto' and jax.default_backend() == 'tpu')
 
 
 def recomputes() -> bool:
