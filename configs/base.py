@@ -108,8 +108,11 @@ def get_config() -> ConfigDict:
   # time, the same values. (0, 1, 2, 3): all of an NFNet.
   config.model.remat = ()
   # Whether the stem's convolutions work on squares of pixels, moved into the channels: 'auto' (on
-  # accelerators), 'on' or 'off'.
+  # TPUs), 'on' or 'off'.
   config.model.stem_space_to_depth = 'auto'
+  # Whether a CPU computes gradients of 3x3 weights with fewer products, equal up to rounding:
+  # 'auto' (where that is faster), 'on' or 'off'.
+  config.model.minimal_filtering = 'auto'
 
   config.optimizer = ConfigDict()
   config.optimizer.name = 'sgd'  # with Nesterov momentum, as published; or 'adamw'
@@ -222,8 +225,8 @@ def get_config() -> ConfigDict:
   config.data.stddev = config_dict.placeholder(tuple)
   config.data.eval_batch_size = config_dict.placeholder(int)  # None: that of a training slice
   # Whether the host moves squares of training images' pixels into the channels, as the stem would,
-  # and rounds what it does not send as bytes to compute_dtype: 'auto' (for accelerators), 'on' or
-  # 'off'. The network sees the same values.
+  # and rounds what it does not send as bytes to compute_dtype: 'auto' (for TPUs; for a GPU it only
+  # rounds), 'on' or 'off'. The network sees the same values.
   config.data.space_to_depth = 'auto'
   config.data.num_workers = 0  # processes that prepare batches, to 1,024; 0: threads of this one
   config.data.num_threads = 8  # threads per process that decode and augment, 1 to 1,024

@@ -25,6 +25,7 @@ from experiments.runtime import (
   command_line,
   compilation_cache,
   local_paths,
+  platforms,
   preemption,
   processes,
   profiling,
@@ -91,6 +92,7 @@ def _train(run: settings.Run, owned: work_directory.WorkDirectory) -> dict[str, 
     start = int(state.step)
     num_params = sum(math.prod(x.shape) for x in jax.tree.leaves(sharding.whole.params))
     processes.say(_introduction(run, num_params, sharding, workdir))
+    platforms.warn_of_dtype(run.step.compute_dtype)
     if run.budget is not None:
       processes.say(run.budget.plan())
     if start:

@@ -48,6 +48,25 @@ def explained() -> Iterator[None]:
     ) from None
 
 
+def warn_of_dtype(dtype: str) -> None:
+  """Warns, in the log, where GPUs have no arithmetic of the dtype that a run computes in.
+
+  Args:
+    dtype: a name, such as 'bfloat16', which begins with compute capability 8.0.
+  """
+  if dtype != 'bfloat16':
+    return
+  for device in jax.local_devices():
+    if device.platform == 'gpu' and float(getattr(device, 'compute_capability', 8.0)) < 8.0:
+      logging.warning(
+        '%s',
+        f'{device.device_kind} has no arithmetic in bfloat16 (compute capability '
+        f'{device.compute_capability}, from 8.0 on): it is slower there than float32. Set '
+        '--config.compute_dtype=float32.',
+      )
+      return
+
+
 def _in_own_words(record: logging.LogRecord) -> bool:
   """A filter of JAX's log: replaces its warnings about unused accelerators."""
   for words, accelerator, extra in _LEFT_UNUSED:

@@ -2,9 +2,13 @@
 
 On TPU pods and under Slurm: --coordinator=auto. Anywhere else, on every host:
 --coordinator=HOST0:PORT --num_processes=N --process_id=I
+
+Where HOST0 is localhost, all processes are on one host and share its NVIDIA GPUs out.
 """
 
 import contextlib
+import os
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,7 +83,44 @@ def _arguments() -> dict[str, Any] | None:
     'coordinator_address': _COORDINATOR.value,
     'num_processes': _NUM_PROCESSES.value,
     'process_id': _PROCESS_ID.value,
+    'local_device_ids': _own_gpus(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value),
   }
+
+
+def _own_gpus(coordinator: str, num_processes: int, process_id: int) -> list[int] | None:
+  """This process's GPUs among those that it sees; None: all, or there are none.
+
+  Only processes of one host can find each other at a loopback address.
+  """
+  if coordinator.rpartition(':')[0] not in ('localhost', '127.0.0.1', '[::1]'):
+    return None
+  if os.environ.get('JAX_LOCAL_DEVICE_IDS') or os.environ.get('JAX_PLATFORMS') in ('cpu', 'tpu'):
+    return None  # its user chose
+  count = _count_gpus()
+  if not count or num_processes == 1:
+    return None
+  if count % num_processes:
+    raise ConfigError(
+      f'{num_processes} processes cannot share the {count} GPU(s) of this host evenly: choose '
+      '--num_processes so that it divides their number, or name those to use in '
+      'CUDA_VISIBLE_DEVICES, the same for all.'
+    )
+  share_of_one = count // num_processes
+  return list(range(process_id * share_of_one, (process_id + 1) * share_of_one))
+
+
+def _count_gpus() -> int:
+  """The NVIDIA GPUs that a process sees, without starting JAX."""
+  visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+  if visible is not None:
+    return len([name for name in visible.split(',') if name.strip() not in ('', '-1')])
+  try:
+    said = subprocess.run(
+      ['nvidia-smi', '--list-gpus'], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+  except (OSError, subprocess.SubprocessError):
+    return 0
+  return sum(line.startswith('GPU ') for line in said.splitlines())
 
 
 def _join(arguments: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ class StepSettings:
   stage_depths: tuple[int, ...] | None = None  # blocks of each stage, for the clipped share
   remat: tuple[int, ...] = ()  # stages that the gradient computes again instead of keeping them
   stem_space_to_depth: str = 'auto'  # 'on' or 'off', as in `nfnets.execution.strategy`
+  minimal_filtering: str = 'auto'  # the same
   layout: ImageLayout = NATURAL_LAYOUT  # of the batch's images
   private: PrivateSettings | None = None  # None: an ordinary run
 
@@ -182,7 +183,13 @@ def make_loss(
   """
   compute_dtype = jnp.dtype(settings.compute_dtype)
   # 'auto' leaves the choice to who called, such as a planner for another machine.
-  squares = None if settings.stem_space_to_depth == 'auto' else settings.stem_space_to_depth
+  chosen = {
+    name: None if choice == 'auto' else choice
+    for name, choice in (
+      ('space_to_depth', settings.stem_space_to_depth),
+      ('minimal_filtering', settings.minimal_filtering),
+    )
+  }
 
   def loss_fn(params, network_state, key, batch: Batch):
     if settings.frozen:
@@ -190,9 +197,7 @@ def make_loss(
       mask = optim.frozen_mask(params, settings.frozen)
       params = jax.tree.map(lambda p, f: lax.stop_gradient(p) if f else p, params, mask)
     images = settings.layout.for_network(batch.images, compute_dtype)
-    with execution.strategy(
-      training_step=True, rematerialize=settings.remat, space_to_depth=squares
-    ):
+    with execution.strategy(training_step=True, rematerialize=settings.remat, **chosen):
       out, network_state = network.apply(params, network_state, key, images, is_training=True)
     logits = out['logits'].astype(jnp.float32)
     losses = cross_entropy(

@@ -48,6 +48,7 @@ NEUTRAL_FIELDS = frozenset(
     'data.num_threads',
     'data.num_workers',
     'data.space_to_depth',
+    'model.minimal_filtering',
     'model.remat',
     'model.stem_space_to_depth',
     'optimizer.sam_timing',

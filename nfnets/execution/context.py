@@ -14,6 +14,7 @@ import jax
 
 CONVOLUTIONS = ('auto', 'plain', 'cpu', 'tpu')
 SPACE_TO_DEPTH = ('auto', 'on', 'off')
+MINIMAL_FILTERING = ('auto', 'on', 'off')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Strategy:
   space_to_depth: str = 'auto'
   training_step: bool = False
   rematerialize: tuple[int, ...] = ()
+  minimal_filtering: str = 'auto'
 
 
 _current = jax.make_user_context(Strategy())
@@ -46,6 +48,7 @@ def strategy(
   space_to_depth: str | None = None,
   training_step: bool | None = None,
   rematerialize: Sequence[int] | None = None,
+  minimal_filtering: str | None = None,
 ) -> Iterator[None]:
   """Chooses, for everything called or traced inside, how layers are computed.
 
@@ -56,7 +59,7 @@ def strategy(
       `nfnets.execution.convolution` says, and 'auto', the default, is what `jax.default_backend()`
       returns, 'plain' on a GPU. Name one when compiling for another kind of machine.
     space_to_depth: whether the stem of a network works on squares of pixels as channels: 'auto',
-      the default, does on accelerators and not on CPUs, 'on' wherever the image's size allows it,
+      the default, does on TPUs, where it was measured, 'on' wherever the image's size allows it,
       'off' never.
     training_step: whether what is traced is compiled here for a step of training, in reverse mode.
       Convolutions written for a CPU then keep only their inputs for the gradient, and recompute
@@ -67,6 +70,10 @@ def strategy(
     rematerialize: numbers, from 0, of the stages whose blocks are recomputed as a whole for the
       gradient (`hk.remat`): less memory, more time. A training step on a CPU ignores it, because
       it would keep more memory than `training_step` alone.
+    minimal_filtering: whether a training step on a CPU computes the gradients of 3x3 weights with
+      fewer products (`nfnets.execution.minimal_filtering`): 'auto', the default, where that is
+      faster, 'on' wherever it is possible, 'off' never. It changes them by rounding, up to 1e-5 of
+      a layer's largest gradient.
 
   Raises:
     ValueError: there is no such choice; raised by a network, it has no such stage.
@@ -76,9 +83,14 @@ def strategy(
     'space_to_depth': space_to_depth,
     'training_step': training_step,
     'rematerialize': None if rematerialize is None else tuple(rematerialize),
+    'minimal_filtering': minimal_filtering,
   }
   changes = {field: value for field, value in given.items() if value is not None}
-  for field, choices in (('convolutions', CONVOLUTIONS), ('space_to_depth', SPACE_TO_DEPTH)):
+  for field, choices in (
+    ('convolutions', CONVOLUTIONS),
+    ('space_to_depth', SPACE_TO_DEPTH),
+    ('minimal_filtering', MINIMAL_FILTERING),
+  ):
     if field in changes and changes[field] not in choices:
       raise ValueError(f'Unknown {field} {changes[field]!r}: choose one of {choices}.')
   around = current()
@@ -100,7 +112,7 @@ def written_for() -> str:
 def uses_space_to_depth() -> bool:
   """Whether stems traced now work on squares of pixels."""
   chosen = current().space_to_depth
-  return chosen == 'on' or (chosen == 'auto' and jax.default_backend() != 'cpu')
+  return chosen == 'on' or (chosen == 'auto' and jax.default_backend() == 'tpu')
 
 
 def recomputes() -> bool:

@@ -17,8 +17,12 @@ NUM_CLASSES = 1000
 _IMAGES = 1_281_167  # an epoch, for the schedule; the speed of a step does not depend on it
 
 
-def make_run(model: Mapping[str, Any], batch: int, size: int, dtype: str) -> settings.Run:
+def make_run(
+  model: Mapping[str, Any], batch: int, size: int, dtype: str, space_to_depth: str = 'auto'
+) -> settings.Run:
   """Returns the base recipe for a model: {'variant': name} or {'variant': 'custom', 'spec': ...}.
+
+  With space_to_depth='off' the step takes images in their natural layout.
 
   Raises:
     ValueError: there is no such model.
@@ -30,6 +34,7 @@ def make_run(model: Mapping[str, Any], batch: int, size: int, dtype: str) -> set
   config.global_batch_size = batch * jax.device_count()
   config.compute_dtype = dtype
   config.data.image_size = size
+  config.data.space_to_depth = space_to_depth
   return settings.read(config, DatasetInfo(_IMAGES, 0, NUM_CLASSES, ()))
 
 

@@ -57,7 +57,8 @@ class JaxWorker(serving.Worker):
     if task == 'predict':
       file = files['folded_weights' if contestant == 'ours' else 'weights']
       return self._predict(file, batch, size, dtype)
-    run = jax_tasks.make_run(model, batch, size, dtype)
+    packing = 'off' if contestant == 'published' else 'auto'
+    run = jax_tasks.make_run(model, batch, size, dtype, packing)
     params, state, _ = _load(files['weights'])
     if task == 'gradient':
       return self._gradient(run, params, state)

@@ -34,7 +34,7 @@ class Planner:
     network = run.network
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     key = jax.random.key(0)
-    with execution.strategy(space_to_depth='off'):
+    with execution.strategy(space_to_depth='off', minimal_filtering='off'):
       variables = jax.eval_shape(lambda x: network.init(key, x, is_training=True), images)
       if task == 'predict':
         program, arguments = jax_tasks.make_logits(network), (*variables, images)

@@ -13,7 +13,7 @@ from experiments.runtime.ranges import (
 )
 from experiments.training import nonfinite, privacy_budget, update_sharding
 from nfnets import activations
-from nfnets.execution.context import SPACE_TO_DEPTH
+from nfnets.execution.context import MINIMAL_FILTERING, SPACE_TO_DEPTH
 
 _STEPS = Number(1, 2**31 - 1, whole=True)  # the counter of the updates is an int32
 _BATCH = Number(1, 2**20, whole=True)
@@ -47,6 +47,7 @@ FIELDS: dict[str, Row] = {
   'model.skip_gain_init': OrNone(Number(0, 1000, note='published: 0, and 1 if private')),
   'model.remat': Several(Number(0, 100, whole=True)),
   'model.stem_space_to_depth': Choice(SPACE_TO_DEPTH),
+  'model.minimal_filtering': Choice(MINIMAL_FILTERING),
   'optimizer.name': Choice(('sgd', 'adamw')),
   # Of float32; `on_nonfinite` is for what diverges.
   'optimizer.learning_rate': OrNone(Number(0, 1e38)),

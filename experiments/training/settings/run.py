@@ -230,14 +230,17 @@ def _image_layout(
   """How the host hands the images of a train step on this backend over.
 
   Where the recipe ends in bytes, they are sent as bytes, and the device normalises them. For an
-  accelerator the host also packs them as the stem does first, and rounds what are no bytes to the
-  step's dtype: the same values, fewer bytes to send, and nothing to rearrange on the device.
+  accelerator the host also rounds what are no bytes to the step's dtype and, where the stem works
+  on squares of pixels, packs them: the same values, fewer bytes to send, and nothing to rearrange
+  on the device.
   """
   chosen = settings.space_to_depth
   if chosen == 'off' or (chosen == 'auto' and backend == 'cpu'):
     return settings.train_layout()
   block = 1
-  if isinstance(spec, ModelSpec) and config.model.stem_space_to_depth != 'off':
+  stem = config.model.stem_space_to_depth
+  is_packed = stem == 'on' or (stem == 'auto' and (chosen == 'on' or backend == 'tpu'))
+  if isinstance(spec, ModelSpec) and is_packed:
     block = stem_block(spec, settings.train_shape[:2])
   return settings.train_layout(block, config.compute_dtype)
 
@@ -308,6 +311,7 @@ def _step_settings(
     stage_depths=getattr(spec, 'depth', None),
     remat=tuple(config.model.remat),
     stem_space_to_depth=config.model.stem_space_to_depth,
+    minimal_filtering=config.model.minimal_filtering,
     layout=layout,
     private=of_private,
   )

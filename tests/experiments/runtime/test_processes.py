@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.reporting import recording
+from experiments.runtime import processes
+from experiments.runtime.errors import ConfigError
 from nfnets import weights
 
 # Without dropout and stochastic depth the devices' random keys do not matter.
@@ -89,3 +91,40 @@ def test_processes_that_do_not_come_are_one_sentence(train, free_port, tmp_path)
     output = train(tmp_path / 'run', *flags, f'--process_id={i}', code=1)
     assert f'process {i} of 2 fails: the processes did not find each other' in output
     assert 'within --start_timeout=2 seconds (nobody came)' in output
+
+
+@pytest.mark.parametrize(
+  ('coordinator', 'environment', 'number', 'expected'),
+  [
+    ('localhost:8000', {}, 2, [[0, 1], [2, 3]]),  # of the four of nvidia-smi
+    ('127.0.0.1:8000', {}, 4, [[0], [1], [2], [3]]),
+    ('host0:8000', {}, 2, [None, None]),
+    ('localhost:8000', {}, 1, [None]),
+    ('localhost:8000', {'CUDA_VISIBLE_DEVICES': '5,7'}, 2, [[0], [1]]),  # among those
+    ('localhost:8000', {'CUDA_VISIBLE_DEVICES': ''}, 2, [None, None]),
+    ('localhost:8000', {'JAX_PLATFORMS': 'cpu'}, 3, [None] * 3),
+    ('localhost:8000', {'JAX_LOCAL_DEVICE_IDS': '3'}, 3, [None] * 3),
+  ],
+)
+def test_processes_of_one_host_share_its_gpus_out(
+  four_gpus, monkeypatch, coordinator, environment, number, expected
+):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  assert [processes._own_gpus(coordinator, number, i) for i in range(number)] == expected
+
+
+def test_processes_that_cannot_share_the_gpus_evenly_are_refused(four_gpus):
+  with pytest.raises(ConfigError, match=r'3 processes cannot share the 4 GPU\(s\) of this host'):
+    processes._own_gpus('localhost:8000', 3, 0)
+
+
+@pytest.fixture
+def four_gpus(monkeypatch, tmp_path):
+  """An nvidia-smi that lists four."""
+  program = tmp_path / 'nvidia-smi'
+  program.write_text('#!/bin/sh\nfor i in 0 1 2 3; do echo "GPU $i: NVIDIA A100 (UUID: x)"; done\n')
+  program.chmod(0o755)
+  for name in ('CUDA_VISIBLE_DEVICES', 'JAX_LOCAL_DEVICE_IDS', 'JAX_PLATFORMS'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setenv('PATH', str(tmp_path), prepend=':')

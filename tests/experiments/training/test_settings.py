@@ -53,7 +53,9 @@ def test_fields_of_the_step_that_no_network_has_are_refused():
   ('fields', 'backend', 'layout'),
   [
     ({}, 'tpu', (4, 'bfloat16')),
-    ({}, 'gpu', (4, 'bfloat16')),
+    ({}, 'gpu', (1, 'bfloat16')),
+    ({'model.stem_space_to_depth': 'on'}, 'gpu', (4, 'bfloat16')),
+    ({'data.space_to_depth': 'on'}, 'gpu', (4, 'bfloat16')),
     ({}, 'cpu', (1, 'float32')),
     ({'data.space_to_depth': 'on'}, 'cpu', (4, 'bfloat16')),
     ({'data.space_to_depth': 'off'}, 'tpu', (1, 'float32')),

@@ -78,11 +78,18 @@ def run(golden, recipe):
   return trajectory
 
 
-@pytest.mark.parametrize('packing', ['off', 'on'])
-def test_trajectory_equals_the_published_one(run, golden, packing):
+@pytest.mark.parametrize(
+  ('packing', 'filtering'),
+  [
+    ('off', 'off'),
+    ('on', 'off'),
+    pytest.param('off', 'on', marks=pytest.mark.slow),  # a minute, most of it to compile
+  ],
+)
+def test_trajectory_equals_the_published_one(run, golden, packing, filtering):
   data = golden('train')
   with execution.strategy(space_to_depth=packing):
-    state, history = run()
+    state, history = run(minimal_filtering=filtering)
   np.testing.assert_allclose([m['loss'] for m in history], data['losses'], rtol=1e-5)
   np.testing.assert_allclose([m['learning_rate'] for m in history], data['lrs'], atol=1e-8)
   assert state.step == 6

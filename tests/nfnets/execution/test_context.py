@@ -13,6 +13,7 @@ from nfnets.execution import context
   [
     ({'convolutions': 'fast'}, r"Unknown convolutions 'fast': choose one of \('auto', 'plain'"),
     ({'space_to_depth': 'always'}, "Unknown space_to_depth 'always': choose one of"),
+    ({'minimal_filtering': 'yes'}, "Unknown minimal_filtering 'yes': choose one of"),
   ],
 )
 def test_unknown_choices_are_refused(choice, sentence):

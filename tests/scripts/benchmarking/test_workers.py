@@ -9,10 +9,11 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from nfnets import weights
+from nfnets import execution, weights
 from scripts.benchmarking import child, jax_worker, measure, planner, runtime_worker
 
 PEER = os.environ.get('NFNETS_PEER_PYTHON', sys.executable)
@@ -119,3 +120,21 @@ def test_timms_side(task):
     assert ready['seconds'] > 0
     with pytest.raises(child.ChildError, match="has no model 'F0'"):
       worker.ask('prepare', contestant='timm', rates=rates, **{**case, 'timm_name': 'F0'})
+
+
+@pytest.mark.parametrize(('contestant', 'block'), [('ours', 4), ('published', 1)])
+def test_the_published_step_takes_its_images_as_they_are(monkeypatch, contestant, block):
+  blocks = []
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  monkeypatch.setattr(jax_worker, '_load', lambda *args: (None, None, None))
+  monkeypatch.setattr(
+    jax_worker.JaxWorker, '_step', lambda self, run, *args: blocks.append(run.layout.block)
+  )
+  with execution.strategy():
+    worker = jax_worker.JaxWorker()
+    worker.build(
+      contestant=contestant, model={'variant': 'F0'}, files={'weights': ''}, task='step', batch=2,
+      size=64, dtype='bfloat16',
+    )  # fmt: skip
+    worker._context.close()
+  assert blocks == [block]
