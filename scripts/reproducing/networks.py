@@ -6,7 +6,7 @@ from typing import Any
 import haiku as hk
 import jax
 
-from nfnets import zoo
+from nfnets import ModelSpec, zoo
 from scripts import signal_networks
 
 _COMMON = {
@@ -17,6 +17,24 @@ _COMMON = {
   'stochdepth_rate': 0.0,
 }
 SMALLEST, SHALLOW, DEEP = (1, 1, 1), (2, 2, 2), (4, 4, 4)  # blocks of each stage
+DESIGN_DEPTH = (1, 2, 4, 2)
+
+# [NFNet] section 4: how a network of SE-ResNeXt-D's shape becomes an NFNet, at a sixteenth of the
+# widths and two thirds of the depth.
+_DESIGN = ModelSpec(
+  width=(16, 32, 64, 128),
+  depth=DESIGN_DEPTH,
+  group_width=8,
+  two_convs=False,
+  stem=((3, 1, 16), (3, 2, 16)),
+  stochdepth_rate=0.0,
+)
+_WIDER = _DESIGN.replace(width=(16, 32, 96, 96), stem=_DESIGN.stem)
+DESIGN_STEPS = {
+  'first': _DESIGN,
+  'wider': _WIDER,
+  'second convolution': _WIDER.replace(two_convs=True),
+}
 
 # Name -> the ResNet of the zoo, and what intercepts its layers.
 _NETWORKS: dict[str, tuple[str, Callable[..., Any] | None]] = {
@@ -29,13 +47,18 @@ _NETWORKS: dict[str, tuple[str, Callable[..., Any] | None]] = {
 
 
 def spec_of(name: str, depth: tuple[int, ...] = SHALLOW) -> zoo.AnySpec:
-  """Returns the spec of a network: a ResNet-v2 with relu, three stages of 32 to 128 channels."""
+  """Returns the spec of a network.
+
+  A ResNet-v2 with relu, three stages of 32 to 128 channels; or a step of the NFNets' design.
+  """
+  if name in DESIGN_STEPS:
+    return DESIGN_STEPS[name].replace(depth=depth)
   return zoo.get_spec(_NETWORKS[name][0]).replace(depth=depth, **_COMMON)
 
 
 def function(name: str, num_classes: int, depth: tuple[int, ...] = SHALLOW) -> Callable[..., Any]:
   """Returns (images [N, H, W, 3], is_training, ...) -> {'pool', 'logits'}, to be transformed."""
-  spec, interceptor = spec_of(name, depth), _NETWORKS[name][1]
+  spec, interceptor = spec_of(name, depth), _NETWORKS.get(name, (None, None))[1]
 
   def network(images: jax.Array, is_training: bool, **options: Any) -> dict[str, jax.Array]:
     return zoo.create_model(spec, num_classes)(images, is_training, **options)

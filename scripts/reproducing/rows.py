@@ -14,7 +14,7 @@ from nfnets import interruption
 Row = dict[str, Any]
 _MOST_BYTES = 2**26  # of a file that is read: another program's may be of any size
 # Fields that the lines on the way leave out.
-_QUIET = ('network', 'depth', 'slices', 'clip_classifier', 'steps', 'finite')
+_QUIET = ('network', 'depth', 'slices', 'clip_classifier', 'mixing', 'steps', 'finite')
 
 
 class Rows:

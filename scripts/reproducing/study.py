@@ -35,6 +35,7 @@ class Arm:
     slices: parts of the batch that are computed, and normalised, one by one.
     clipping: of adaptive gradient clipping; 0: none.
     clip_classifier: whether that is clipped, too.
+    mixing: of the pictures, one of `experiments.data.augment.mixing.RECIPES`.
   """
 
   label: str
@@ -44,6 +45,7 @@ class Arm:
   slices: int = 1
   clipping: float = 0.0
   clip_classifier: bool = False
+  mixing: str = 'none'
 
   @property
   def key(self) -> Row:
@@ -83,10 +85,10 @@ def measure(study: Study, pictures: Pictures, rows: Rows) -> list[Row]:
 
   def run(arm: Arm, rate: float, seed: int) -> Row:
     def train() -> Row:
-      program = dataclasses.replace(arm, label='', clipping=float(arm.clipping > 0))
+      program = dataclasses.replace(arm, label='', mixing='none', clipping=float(arm.clipping > 0))
       trainer = _trainer(program, study.epochs, pictures.num_classes, len(pictures.train.labels))
       knobs = {'rate': rate, **_clipping(arm)}
-      ended = trainer.run(knobs, seed, *pictures.train)
+      ended = trainer.run(knobs, seed, *pictures.train, arm.mixing)
       if not ended.finite:
         chance = 1 / pictures.num_classes
         return {'choose': chance, 'test': chance, 'steps': ended.steps, 'finite': False}

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from experiments.data import Batch
+from experiments.data.augment import mixing
 from experiments.training import steps
 from experiments.training.gradients import StepSettings
 from scripts.reproducing.pictures import make_batch
@@ -54,9 +55,22 @@ class Trainer:
     self.eval_step = steps.make_eval_step(network)
 
   def run(
-    self, knobs: Mapping[str, float], seed: int, images: np.ndarray, labels: np.ndarray
+    self,
+    knobs: Mapping[str, float],
+    seed: int,
+    images: np.ndarray,
+    labels: np.ndarray,
+    recipe: str = 'none',
   ) -> Trained:
-    """Trains once, with pictures [N, H, W, 3] and their labels [N] in an order of the seed's."""
+    """Trains once.
+
+    Args:
+      knobs: numbers of this run.
+      seed: of the parameters, the order of the pictures and how they are mixed.
+      images: float32 [N, H, W, 3].
+      labels: int32 [N].
+      recipe: how pictures are mixed, one of `mixing.RECIPES`.
+    """
     state = steps.init_state(self.network, self.optimizer, seed, self.image_size)
     numbers = {name: jnp.float32(value) for name, value in knobs.items()}
     started = state.opt_state
@@ -67,7 +81,11 @@ class Trainer:
     order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
     for step in range(self.total_steps):
       chosen = order[step * self.batch : (step + 1) * self.batch]
-      state, values = self.train_step(state, make_batch(images[chosen], labels[chosen]))
+      batch = make_batch(images[chosen], labels[chosen])
+      if recipe != 'none':
+        seconds = rng.integers(len(labels), size=self.batch)
+        batch = _mixed(batch, images[seconds], labels[seconds], recipe, rng)
+      state, values = self.train_step(state, batch)
       if values['nonfinite']:
         return Trained(state, step + 1, finite=False)
     return Trained(state, self.total_steps, finite=True)
@@ -76,3 +94,17 @@ class Trainer:
     """The share of pictures that are classified correctly."""
     sums = [self.eval_step(params, network_state, batch) for batch in batches]
     return float(sum(s['top1'] for s in sums) / sum(s['count'] for s in sums))
+
+
+def _mixed(
+  batch: Batch, images: np.ndarray, labels: np.ndarray, recipe: str, rng: np.random.Generator
+) -> Batch:
+  """Mixes each picture of one device's batch with the one at its place in `images`."""
+  pairs = enumerate(zip(batch.images[0], images, strict=True))
+  made = [mixing.mix_pair(mixing.kind_of(recipe, i), *pair, rng) for i, pair in pairs]
+  pixels, ratios = zip(*made, strict=True)
+  return batch._replace(
+    images=np.stack(pixels)[None],
+    mix_labels=labels[None],
+    mix_ratio=np.array(ratios, np.float32)[None],
+  )

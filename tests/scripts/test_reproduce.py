@@ -102,7 +102,7 @@ class Ending:
   def __init__(self, *_):
     self.tried = []
 
-  def run(self, knobs, seed, images, labels):
+  def run(self, knobs, seed, images, labels, recipe):
     self.tried.append((knobs['rate'], seed, knobs.get('clipping')))
     finite = knobs['rate'] < 1
     return training.Trained(_State(knobs['rate'], knobs['rate']), 7, finite)
@@ -213,6 +213,23 @@ def test_one_program_trains_at_every_rate_and_clipping():
   same = other.run({'rate': 1.0}, 0, images, labels).state.params
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # noqa: E731
   jax.tree.map(close, clipped, same)
+
+
+@pytest.mark.parametrize('recipe', ['mixup', 'mixup_cutmix'])
+def test_pictures_are_mixed_with_others_and_so_are_their_labels(recipe):
+  rng = np.random.default_rng(0)
+  labels = np.arange(4, dtype=np.int32)
+  images = np.float32(np.ones((4, 8, 8, 3)) * labels[:, None, None, None])  # full of the label
+  batch = pictures.make_batch(images, labels)
+  mixed = training._mixed(batch, images[::-1], labels[::-1], recipe, rng)
+  np.testing.assert_array_equal(mixed.labels, [labels])
+  np.testing.assert_array_equal(mixed.mix_labels, [labels[::-1]])
+  # The mean of the pixels says how much of which picture there is.
+  expected = mixed.mix_ratio * labels + (1 - mixed.mix_ratio) * labels[::-1]
+  np.testing.assert_allclose(mixed.images.mean((2, 3, 4)), expected, rtol=1e-5)
+  assert np.any(mixed.mix_ratio < 1)
+  whole = [set(np.unique(image)) <= {0.0, 1.0, 2.0, 3.0} for image in mixed.images[0]]
+  assert whole[1::2] == [recipe == 'mixup_cutmix'] * 2  # pasted, not averaged
 
 
 def test_every_claim_has_a_section_with_its_figure_rows_and_command():

@@ -1,5 +1,6 @@
 """The claims, by name."""
 
+from scripts.reproducing.claims.design import DESIGN
 from scripts.reproducing.claims.large_batch import CLIP, LARGE_BATCH
 from scripts.reproducing.claims.one_batch import BATCH_INDEPENDENCE, STEP_COST
 from scripts.reproducing.claims.same_accuracy import ABLATION, MATCH
@@ -15,5 +16,6 @@ CLAIMS = {
     CLIP,
     BATCH_INDEPENDENCE,
     STEP_COST,
+    DESIGN,
   )
 }
