@@ -118,7 +118,7 @@ CLIP = Claim(
   'clipped.',
   source='[NFNet] figure 2b and section 4.1',
   study=_clippings(
-    (64, 256, 1024), (0.01, 0.04, 0.16), rates=(0.3, 1.0, 3.0), pictures=20_000, epochs=2.0
+    (64, 1024), (0.01, 0.04, 0.16), rates=(0.3, 1.0, 3.0), pictures=20_000, epochs=2.0
   ),
   quick=_clippings((64, 256), (0.02, 0.16), rates=(0.3, 1.0), seeds=2, pictures=1_000, epochs=4.0),
   draw=_draw_clip,

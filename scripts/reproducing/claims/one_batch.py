@@ -160,7 +160,7 @@ def _step_times(name: str, size: int, batch: int, rounds: int) -> Row:
 
 
 def _step_cost(_pictures: Pictures, quick: bool) -> list[Measurement]:
-  sizes = ((64, 2, 3),) if quick else ((96, 4, 7), (192, 4, 5))
+  sizes = ((64, 2, 3),) if quick else ((96, 4, 7),)
   return [
     (
       {'network': 'F0', 'size': size, 'batch': batch, 'rounds': rounds},

@@ -120,7 +120,7 @@ MATCH = Claim(
   source='[SigProp] table 3; [NFNet] section 4',
   study=_study(
     ('BN', 'NF'), [networks.SMALLEST, networks.SHALLOW],
-    rates=(0.1, 0.3, 1.0), pictures=50_000, epochs=2.0,
+    rates=(0.1, 0.3, 1.0), pictures=20_000, epochs=3.0,
   ),
   quick=_study(
     ('BN', 'NF'), [networks.SHALLOW], rates=(0.1, 0.3), seeds=2, pictures=1_200, epochs=8.0
@@ -133,7 +133,7 @@ ABLATION = Claim(
   statement='Without weight standardisation or without gamma, the signal of a normalizer-free '
   'network drifts or fades with depth, and it trains worse.',
   source='[SigProp] sections 3 and 4',
-  study=_study(tuple(_LABELS), [networks.DEEP], rates=(0.1, 0.3, 1.0), pictures=20_000, epochs=2.0),
+  study=_study(tuple(_LABELS), [networks.DEEP], rates=(0.1, 0.3, 1.0), pictures=20_000, epochs=1.5),
   quick=_study(
     tuple(_LABELS), [networks.DEEP], rates=(0.1, 0.3), seeds=2, pictures=1_000, epochs=3.0
   ),
