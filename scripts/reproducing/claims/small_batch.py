@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from scripts.reproducing import drawing
+from scripts.reproducing import drawing, networks
 from scripts.reproducing.claims.claim import Claim
 from scripts.reproducing.rows import Row
 from scripts.reproducing.study import Arm, Study, best_runs
@@ -13,9 +13,9 @@ _BATCH = 32
 _BN, _NF = 'batch normalisation', 'normalizer-free'
 
 
-def _study(per_device: Sequence[int], **fields: object) -> Study:
+def _study(per_device: Sequence[int], depth: tuple[int, ...], **fields: object) -> Study:
   def arm(label: str, network: str, size: int) -> Arm:
-    return Arm(label=label, network=network, batch=_BATCH, slices=_BATCH // size)
+    return Arm(label=label, network=network, depth=depth, batch=_BATCH, slices=_BATCH // size)
 
   arms = [arm(_BN, 'BN', size) for size in per_device]
   # To it the slices are all the same: the ends are enough to show it.
@@ -49,8 +49,10 @@ SMALL_BATCH = Claim(
   statement='Batch normalisation loses accuracy when a device has few pictures; '
   'a normalizer-free network does not.',
   source='[SigProp] table 4 and section 5',
-  study=_study((2, 4, 8, 32), rates=(0.03, 0.1, 0.3, 1.0), pictures=10_000, epochs=4.0),
-  quick=_study((2, 32), rates=(0.1, 0.3), seeds=2, pictures=1_000, epochs=4.0),
+  study=_study(
+    (2, 4, 8, 32), networks.SHALLOW, rates=(0.03, 0.1, 0.3, 1.0), pictures=10_000, epochs=4.0
+  ),
+  quick=_study((2, 32), networks.SMALLEST, rates=(0.1, 0.3), seeds=2, pictures=1_000, epochs=4.0),
   draw=_draw,
   say=_say,
 )
