@@ -22,9 +22,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from matplotlib.figure import Figure
 
@@ -34,8 +31,9 @@ from experiments.data import Batch
 from experiments.reporting import plot_style
 from experiments.runtime import atomic_files, output_files, platforms
 from experiments.runtime.errors import ConfigError
-from experiments.training import settings, steps
+from experiments.training import settings
 from nfnets import optim
+from scripts.reproducing import pictures, training
 
 BATCHES = (32, 128, 256)  # of 1,437 pictures; larger ones have too few steps to train at all
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -54,7 +52,7 @@ SPEC = {
 
 
 def read_run(batch: int, clipping: float, epochs: float) -> settings.Run:
-  """A short run on the digits whose schedule peaks at 1; `scale_by_rate` brings the rate."""
+  """A short run on the digits whose schedule peaks at 1; each run brings its rate."""
   config = digits.get_config()
   config.num_epochs = epochs
   config.global_batch_size = batch
@@ -66,22 +64,12 @@ def read_run(batch: int, clipping: float, epochs: float) -> settings.Run:
   return settings.read(config)
 
 
-def scale_by_rate() -> optax.GradientTransformation:
-  """Multiplies updates by a rate in its state, so that one compiled step serves all rates."""
-  return optax.GradientTransformation(
-    lambda params: jnp.ones(()),
-    lambda updates, rate, params=None: (jax.tree.map(lambda u: rate * u, updates), rate),
-  )
-
-
-def preload(run: settings.Run) -> tuple[np.ndarray, np.ndarray, Batch]:
-  """Returns the training digits [N, H, W, 3], their labels [N], and the one test batch."""
+def preload(run: settings.Run) -> tuple[pictures.Part, Batch]:
+  """Returns the training digits and the one test batch."""
   with data.test_batches(run.data, 1, of_training_set=True) as batches:
-    parts = [(b.images[0], b.labels[0], b.mask[0] > 0) for b in batches]
+    train = pictures.gather(batches)
   with data.test_batches(run.data, 1) as batches:
-    test = next(batches)
-  images, labels, real = (np.concatenate(column) for column in zip(*parts, strict=True))
-  return images[real], labels[real], test
+    return train, next(batches)
 
 
 class Trainer:
@@ -89,31 +77,28 @@ class Trainer:
 
   def __init__(self, batch: int, clipping: float, epochs: float):
     """Builds the network and its steps."""
-    self.described = read_run(batch, clipping, epochs)
-    self.network, self.plan = self.described.network, self.described.plan
-    self.optimizer = optax.chain(self.described.optimizer, scale_by_rate())
-    self.train_step = steps.make_train_step(self.network, self.optimizer, self.described.step)
-    self.eval_step = steps.make_eval_step(self.network)
+    described = self.described = read_run(batch, clipping, epochs)
 
-  def run(self, rate: float, images: np.ndarray, labels: np.ndarray, test: Batch) -> dict[str, Any]:
+    def make_optimizer(rate: float) -> optax.GradientTransformation:
+      return optax.chain(described.optimizer, optax.scale(rate))
+
+    self.trainer = training.Trainer(
+      described.network,
+      make_optimizer,
+      described.step,
+      batch=batch,
+      total_steps=described.plan.total_steps,
+      image_size=described.data.image_size,
+      knobs={'rate': 1.0},
+    )
+
+  def run(self, rate: float, train: pictures.Part, test: Batch) -> dict[str, Any]:
     """Trains once; a run whose loss is not finite has lost."""
-    size = self.described.data.global_batch_size
-    state = steps.init_state(self.network, self.optimizer, 0, self.described.data.image_size)
-    state = state._replace(opt_state=(state.opt_state[0], jnp.float32(rate)))
-    state = steps.replicate(state)
-    rng = np.random.default_rng(0)
-    epochs = self.plan.total_steps * size // len(labels) + 1
-    order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
-    for step in range(self.plan.total_steps):
-      chosen = order[step * size : (step + 1) * size]
-      ones = np.ones((1, size), np.float32)
-      picked = labels[chosen][None]
-      batch = Batch(images[chosen][None], picked, picked, ones, ones)
-      state, values = self.train_step(state, batch)
-      if values['nonfinite']:
-        return {'top1': CHANCE, 'steps': step + 1}
-    sums = jax.device_get(self.eval_step(state.params, state.network_state, test))
-    return {'top1': float(sums['top1'] / sums['count']), 'steps': self.plan.total_steps}
+    ended = self.trainer.run({'rate': rate}, 0, *train)
+    if not ended.finite:
+      return {'top1': CHANCE, 'steps': ended.steps}
+    top1 = self.trainer.top1(ended.state.params, ended.state.network_state, [test])
+    return {'top1': top1, 'steps': ended.steps}
 
 
 def measure(

@@ -17,6 +17,8 @@ from nfnets.baselines.common import BatchNorm
 from nfnets.sides import Sides
 from nfnets.signal_propagation import BlockStatistics, measure_blocks
 
+_RELU_GAMMA = activations.get('relu').gamma
+
 
 class Subject(NamedTuple):
   """A network to measure."""
@@ -125,6 +127,37 @@ def theory(subject: Subject) -> list[mean_field.Moments] | None:
   return mean_field.predict(subject.spec)
 
 
+def no_norm(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+  """Leaves out batch normalisations, as an interceptor of Haiku's methods."""
+  is_norm = isinstance(context.module, BatchNorm) and context.method_name == '__call__'
+  return args[0] if is_norm else next_function(*args, **kwargs)
+
+
+def unstandardized(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+  """Takes weights of networks with relu as they are, N(0, 2 / fan_in): another interceptor."""
+  out = next_function(*args, **kwargs)
+  if context.method_name != 'standardized_weight':
+    return out
+  # The activation behind it brings gamma, which He's law does without.
+  return hk.get_parameter('w', out.shape, out.dtype) * (2**0.5 / _RELU_GAMMA)
+
+
+def no_gamma(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+  """Takes relu as it is, without its factor gamma: another interceptor."""
+  out = next_function(*args, **kwargs)
+  return out / _RELU_GAMMA if context.method_name == 'standardized_weight' else out
+
+
+def intercepted(network: Callable[..., Any], interceptor: Any) -> Callable[..., Any]:
+  """Returns a network whose modules' methods are intercepted."""
+
+  def changed(*args: Any, **kwargs: Any) -> Any:
+    with hk.intercept_methods(interceptor):
+      return network(*args, **kwargs)
+
+  return changed
+
+
 def compare(depth: str, images: jax.Array, seed: int) -> tuple[list[Curve], dict[str, Any]]:
   """Measures the networks of the figure: narrow ResNet-v2s with relu, at 64 pixels.
 
@@ -134,44 +167,25 @@ def compare(depth: str, images: jax.Array, seed: int) -> tuple[list[Curve], dict
   narrow = {'width': (64, 128, 256, 512), 'stem': ((3, 1, 16),), 'stem_pool': False}
   bn = zoo.get_spec(f'BN-{depth}').replace(**narrow)
   nf = zoo.get_spec(f'NF-{depth}').replace(**narrow)
-  gamma = activations.get(nf.activation).gamma
-
-  def no_norm(next_function, args, kwargs, context):
-    is_norm = isinstance(context.module, BatchNorm) and context.method_name == '__call__'
-    return args[0] if is_norm else next_function(*args, **kwargs)
-
-  def he(next_function, args, kwargs, context):
-    out = next_function(*args, **kwargs)
-    if context.method_name != 'standardized_weight':
-      return out
-    # N(0, 2 / fan_in) as it is; the activation behind it brings gamma, which He's does without.
-    return hk.get_parameter('w', out.shape, out.dtype) * (2**0.5 / gamma)
-
-  def no_gamma(next_function, args, kwargs, context):
-    out = next_function(*args, **kwargs)
-    return out / gamma if context.method_name == 'standardized_weight' else out
-
-  def changed(subject: Subject, interceptor: Any) -> Subject:
-    def network(images: jax.Array) -> Any:
-      with hk.intercept_methods(interceptor):
-        return subject.network(images)
-
-    return subject._replace(network=network)
 
   with_bn, with_nf = of_spec('BN', bn), of_spec('NF', nf)
   curves = []
   for label, colour, style, subject in (
     ('batch normalisation', plot_style.VERMILION, '-', with_bn),
     ('normalizer-free: scaled weight standardisation and gamma', plot_style.BLUE, '-', with_nf),
-    ('no normalisation at all', plot_style.PURPLE, '-.', changed(with_bn, no_norm)),
+    ('no normalisation at all', plot_style.PURPLE, '-.', _changed(with_bn, no_norm)),
     (
       'normalizer-free without weight standardisation',
       plot_style.GREEN,
       '--',
-      changed(with_nf, he),
+      _changed(with_nf, unstandardized),
     ),
-    ('normalizer-free without gamma', plot_style.ORANGE, ':', changed(with_nf, no_gamma)),
+    ('normalizer-free without gamma', plot_style.ORANGE, ':', _changed(with_nf, no_gamma)),
   ):
     curves.append(Curve(label, colour, style, measure(subject, images, seed)))
     print(f'measured: {label}', flush=True)
   return curves, {'bn': with_bn, 'nf': with_nf}
+
+
+def _changed(subject: Subject, interceptor: Any) -> Subject:
+  return subject._replace(network=intercepted(subject.network, interceptor))

@@ -34,7 +34,8 @@ def test_help_lists_debug_and_is_no_error(name):
   'module',
   [command.module for name, command in cli.COMMANDS.items() if name not in OF_ABSL]
   + ['scripts.agc_stability', 'scripts.transfer_digits', 'scripts.benchmark_input']
-  + ['scripts.plot_accuracy', 'scripts.private_digits', 'scripts.benchmark_private'],
+  + ['scripts.plot_accuracy', 'scripts.private_digits', 'scripts.benchmark_private']
+  + ['scripts.fashion_mnist', 'scripts.reproduce'],
 )
 def test_help_is_no_error(module, capsys):
   with pytest.raises(SystemExit) as error:

@@ -14,7 +14,14 @@ import pytest
 from nfnets import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
-SCRIPTS = ('agc_stability', 'benchmark_input', 'plot_accuracy', 'transfer_digits')
+SCRIPTS = (
+  'agc_stability',
+  'benchmark_input',
+  'fashion_mnist',
+  'plot_accuracy',
+  'reproduce',
+  'transfer_digits',
+)
 # What each is started with; it never comes to its work.
 COMMANDS = {
   **{name: ['-m', 'nfnets', name] for name in cli.COMMANDS},
@@ -31,10 +38,12 @@ ARGUMENTS = {
   'demo': ['--port', '0'],
   'evaluate': ['--weights=missing'],
   'export': ['missing', 'a.safetensors'],
+  'fashion_mnist': ['missing', 'pictures'],
   'pack-folder': ['missing', 'packed'],
   'plot-signal': ['--check', '--model', 'F0'],
   'predict': ['missing.png'],
   'prepare-tfds': ['--out', 'data'],
+  'reproduce': ['small_batch', '--quick'],
   'webcam': ['--source', 'missing'],
 }
 
@@ -125,6 +134,8 @@ def test_at_the_first_import(start, tmp_path, name):
     ('benchmark_input', 'cv2'),
     ('plot_accuracy', 'jaxlib'),
     ('transfer_digits', 'jaxlib'),
+    ('reproduce', 'jaxlib'),
+    ('fashion_mnist', 'cv2'),
   ],
 )
 def test_among_the_last_imports(start, tmp_path, name, library):
