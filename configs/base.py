@@ -53,6 +53,33 @@ def train_privately(recipe: ConfigDict, epsilon: float) -> None:
   recipe.data.mixing = 'none'
 
 
+def split_draws(text: str) -> tuple[str, int]:
+  """Splits the argument of a recipe: 'F5x16' is 'F5' with 16 draws of each picture, 'F5' with one.
+
+  Raises:
+    ValueError: what follows the x is no whole number from 1.
+  """
+  name, separator, draws = text.partition('x')
+  if separator and not (draws.isdecimal() and int(draws) >= 1):
+    raise ValueError(
+      f'the argument :{text} asks for {draws!r} draws of each picture: take a whole number from 1, '
+      f'such as :{name}x4, or leave the x out.'
+    )
+  return name, int(draws or 1)
+
+
+def draw_repeatedly(recipe: ConfigDict, draws: int) -> None:
+  """Draws each picture of a batch repeatedly, in as many updates as the recipe has with one draw.
+
+  That is what arXiv 2105.13343 compares.
+  """
+  recipe.data.augmentations_per_image = draws
+  recipe.num_epochs /= draws
+  recipe.evaluate_every_epochs /= draws
+  if recipe.optimizer.warmup_epochs is not None:  # else a part of the run
+    recipe.optimizer.warmup_epochs /= draws
+
+
 def get_config() -> ConfigDict:
   """Returns the base configuration: the published NFNet-F0 recipe, with no data source chosen."""
   config = ConfigDict()
@@ -191,6 +218,10 @@ def get_config() -> ConfigDict:
   config.data.time_mask_share = 0.1
   config.data.mel_masks = 0
   config.data.mel_mask_share = 0.2
+  # Differently augmented draws of each picture in a batch, which is read and decoded once for them:
+  # 1 to 1,024, a divisor of each process's part of the batch. An epoch still has every picture
+  # once, in as many times more updates.
+  config.data.augmentations_per_image = 1
   # 'random' (area, aspect), 'shift' (of the whole picture) or 'none'; None: by size.
   config.data.crop = 'random'
   # (smallest, largest) share of the area; above 0, to 1.

@@ -250,12 +250,16 @@ def _introduction(
   workdir: pathlib.Path,
 ) -> str:
   noun = 'sounds' if run.data.is_sound else 'images'
+  repeats = run.data.augmentations_per_image
+  batch = f'{run.data.global_batch_size}'
+  if repeats > 1:
+    batch += f' ({run.data.global_batch_size // repeats} {noun}, {repeats} draws of each)'
   shared = '' if sharding.is_whole else f', update shared out among {sharding.num_shares}'
   return (
     f'{run.model_title}: {num_params:,} parameters, {run.num_classes} classes. '
     f'{run.info.num_train:,} training and {run.info.num_test:,} test {noun} of '
     f'{run.data.title!r} at {run.data.size_title}. '
-    f'{run.plan.total_steps:,} steps of {run.data.global_batch_size} on {jax.device_count()} '
+    f'{run.plan.total_steps:,} steps of {batch} on {jax.device_count()} '
     f'{jax.default_backend()} device(s), {run.step.compute_dtype}{shared}. Results go to {workdir}.'
   )
 

@@ -9,6 +9,8 @@
 | `BN-ResNet-50`..`BN-ResNet-600` | ResNet-v2 with batch normalisation (arXiv 1603.05027) |
 | `BN-SE-ResNeXt-D-50`, `-101`, `-152` | also; NFNet began here (arXiv 2102.06171, section 4) |
 | `BN-F0`..`BN-F7` | the NFNets with batch normalisation (arXiv 2102.06171, table 3) |
+| `FixUp-ResNet-50`..`FixUp-ResNet-600` | ResNets without normalisation (arXiv 1901.09321) |
+| `SkipInit-ResNet-50`..`SkipInit-ResNet-600` | also, pre-activation (arXiv 2002.10444) |
 | `EfficientNet-B0`..`EfficientNet-B7` | as published (arXiv 1905.11946) |
 | `WRN-16-4`, `WRN-40-4`, `WRN-28-10` | wide ResNets for private training (arXiv 2204.13650) |
 | `SlowFast-NFNet-F0` | the network for sound, as published (arXiv 2111.12124) |
@@ -35,7 +37,14 @@ import jax
 import jax.numpy as jnp
 
 from nfnets import nf_regnet, nf_resnet, nfnet, nfnet_light, sides, slow_fast
-from nfnets.baselines import BaselineSpec, efficientnet, join_state, resnet, wide_resnet
+from nfnets.baselines import (
+  BaselineSpec,
+  efficientnet,
+  join_state,
+  resnet,
+  unnormalized,
+  wide_resnet,
+)
 from nfnets.sides import Sides
 from nfnets.spec import SLOW_FAST, ModelSpec
 
@@ -58,6 +67,8 @@ _CLASSES: dict[str, type[hk.Module]] = {
   'NFNetLight': nfnet_light.NFNetLight,
   SLOW_FAST: slow_fast.SlowFastNFNet,
   'BN_ResNet': resnet.ResNet,
+  'FixUp_ResNet': unnormalized.FixUpResNet,
+  'SkipInit_ResNet': unnormalized.SkipInitResNet,
   'EfficientNet': efficientnet.EfficientNet,
   'WideResNet': wide_resnet.WideResNet,
 }
@@ -67,7 +78,13 @@ FAMILIES = tuple(_CLASSES)  # what the module of a network is called, unless it 
 # Families whose specs are not `ModelSpec`s.
 _BASELINES: dict[str, type[BaselineSpec]] = {
   spec.FAMILY: spec
-  for spec in (resnet.ResNetSpec, efficientnet.EfficientNetSpec, wide_resnet.WideResNetSpec)
+  for spec in (
+    resnet.ResNetSpec,
+    unnormalized.FixUpSpec,
+    unnormalized.SkipInitSpec,
+    efficientnet.EfficientNetSpec,
+    wide_resnet.WideResNetSpec,
+  )
 }
 
 _MODELS: dict[str, AnySpec] = {
@@ -76,6 +93,8 @@ _MODELS: dict[str, AnySpec] = {
   **{f'NF-RegNet-{name}': s for name, s in nf_regnet.VARIANTS.items()},
   **nfnet_light.VARIANTS,
   **{f'BN-{name}': spec for name, spec in resnet.VARIANTS.items()},
+  **{f'FixUp-{name}': spec for name, spec in unnormalized.FIXUP_VARIANTS.items()},
+  **{f'SkipInit-{name}': spec for name, spec in unnormalized.SKIPINIT_VARIANTS.items()},
   **{f'EfficientNet-{name}': spec for name, spec in efficientnet.VARIANTS.items()},
   **{f'WRN-{name}': spec for name, spec in wide_resnet.VARIANTS.items()},
   **{f'SlowFast-NFNet-{name}': spec for name, spec in slow_fast.VARIANTS.items()},
@@ -213,5 +232,5 @@ def _unknown(name: Any) -> str:
 def _origin(name: str) -> str:
   family = _MODELS[name].family
   if family in _BASELINES:
-    return 'with normalisation'
+    return 'a baseline'
   return "timm's" if family == 'NFNetLight' else 'as published'

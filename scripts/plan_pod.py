@@ -16,6 +16,7 @@ if __name__ == '__main__':
 
 import dataclasses
 import io
+import math
 import pathlib
 import sys
 import time
@@ -86,7 +87,8 @@ def report(one: plan.Estimate, run: settings.Run, host_rate: float | None) -> st
       f'{milliseconds / published:.2f}'
     )
   epochs, examples = run.config['num_epochs'], run.info.num_train
-  hours = one.hours(epochs, examples)
+  repeats = run.data.augmentations_per_image
+  hours = one.hours(epochs, examples * repeats)
   needed = one.host_images_per_second()
   sent = (
     ('all-reduce', one.all_reduce_seconds, costs.all_reduce_bytes, 'gradients'),
@@ -101,7 +103,8 @@ def report(one: plan.Estimate, run: settings.Run, host_rate: float | None) -> st
   ]
   lines += [
     f'run        {one.images_per_second():,.0f} images/s, {hours:.1f} hours for '
-    f'{epochs:g} epochs of {examples:,} images',
+    f'{epochs:g} epochs of {examples:,} images'
+    + (f', {repeats} draws of each' if repeats > 1 else ''),
     f'input      each host has to prepare {needed:,.0f} images/s',
   ]
   if host_rate:
@@ -114,11 +117,12 @@ def report(one: plan.Estimate, run: settings.Run, host_rate: float | None) -> st
 
 def measure_host(run: settings.Run, seconds: float = 5.0) -> float:
   """Images per second that this host prepares as the config says, of generated JPEG pictures."""
+  repeats = run.data.augmentations_per_image
   with interruption.temporary_folder() as folder:
     _write_pictures(pathlib.Path(folder))
     chosen = dataclasses.replace(
       run.data,
-      global_batch_size=64,
+      global_batch_size=math.ceil(64 / repeats) * repeats,
       source='folder',
       dir=folder,
       num_workers=0,

@@ -16,6 +16,7 @@ from nfnets import activations, baselines, initialization, load_pretrained, mean
 from nfnets.baselines.common import BatchNorm
 from nfnets.sides import Sides
 from nfnets.signal_propagation import BlockStatistics, measure_blocks
+from nfnets.spec import ModelSpec
 
 _RELU_GAMMA = activations.get('relu').gamma
 
@@ -118,11 +119,12 @@ def of_function(address: str) -> Subject:
 
 def theory(subject: Subject) -> list[mean_field.Moments] | None:
   """What is expected of a freshly initialised network of the zoo on white noise."""
-  if subject.params is not None or isinstance(subject.spec, baselines.EfficientNetSpec):
+  if subject.params is not None:
     return None
   if isinstance(subject.spec, baselines.ResNetSpec):
     return mean_field.predict_baseline(subject.spec)
-  if subject.spec is None or subject.spec.fast is not None:  # there is none of two trunks
+  # There is none of other baselines, nor of two trunks.
+  if not isinstance(subject.spec, ModelSpec) or subject.spec.fast is not None:
     return None
   return mean_field.predict(subject.spec)
 

@@ -65,14 +65,15 @@ class TrainSlice:
   """Makes slices of training batches, by their numbers in the stream.
 
   Attributes:
-    draws: of this host, one after the other, without end.
+    draws: of this host, one after the other, without end; those of one picture together.
     shares: of a batch.
     example: makes one example.
     recipe: one of `mixing.RECIPES`.
     pairing: 'second_image': each example is mixed with a picture of its own, as published; or
-      'within_batch': with the one before it in the host's batch, which halves the decoding.
+      'within_batch': with the picture before its own in the host's batch: half the decoding.
     num_threads: that share the work.
     layout: of the images.
+    repeats: draws of each picture, which one thread makes of one reading. `shares` divides no two.
   """
 
   draws: Sequence[Draw]
@@ -82,6 +83,7 @@ class TrainSlice:
   pairing: str
   num_threads: int
   layout: ImageLayout = NATURAL_LAYOUT
+  repeats: int = 1
 
   def __call__(self, number: int) -> tuple[Batch, tuple[Unreadable, ...]]:
     """Returns the examples [N, ...] and the pictures that could not be used, which may repeat."""
@@ -98,23 +100,36 @@ class TrainSlice:
       self.layout.store(image, pixels[i])
       return made
 
-    def make(i: int) -> Made:
+    def make(i: int, example: TrainExample) -> Made:
       second = None if kinds[i] == 'none' else example.second(draws[i])
       return finish(i, example.first(draws[i]), second)
 
     def make_of_cropped(i: int) -> Made:
-      partner = cropped[i - 1]._replace(unreadable=())  # reported with its own example
+      partner = cropped[i - self.repeats]._replace(unreadable=())  # reported with its own example
       return finish(i, cropped[i], partner)
 
     if self.recipe == 'none' or self.pairing == 'second_image':
-      made = _map(make, len(draws), self.num_threads)
+      made = self._map_pictures(make, len(draws))
     else:
       sources = draws
-      if len(places) < self.shares.batch:  # the partner of the first is in another slice
-        sources = [*draws, self.draws[first + (places[0] - 1) % self.shares.batch]]
-      cropped = _map(lambda i: example.first(sources[i]), len(sources), self.num_threads)
+      if len(places) < self.shares.batch:  # the partners of the first are in another slice
+        before = (places[0] - self.repeats) % self.shares.batch
+        sources = [*draws, *(self.draws[first + before + i] for i in range(self.repeats))]
+      cropped = self._map_pictures(lambda i, example: example.first(sources[i]), len(sources))
       made = _map(make_of_cropped, len(draws), self.num_threads)
     return _slice(pixels, made)
+
+  def _map_pictures(self, function: Callable[[int, TrainExample], Any], count: int) -> list:
+    """Returns [function(0, example), ...], the draws of a picture made of one reading of it."""
+    if self.repeats == 1:
+      return _map(lambda i: function(i, self.example), count, self.num_threads)
+
+    def of_a_picture(i: int) -> list:
+      example = self.example.of_same_pictures()
+      return [function(j, example) for j in range(i * self.repeats, (i + 1) * self.repeats)]
+
+    groups = _map(of_a_picture, count // self.repeats, self.num_threads)
+    return [made for group in groups for made in group]
 
 
 @dataclasses.dataclass(frozen=True)

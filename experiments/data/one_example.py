@@ -10,7 +10,13 @@ import numpy as np
 
 from experiments.data.augment import chain, crop
 from experiments.data.settings import DataSettings
-from experiments.data.sources.source import MachineError, ReadError, Source, blame_machine
+from experiments.data.sources.source import (
+  Example,
+  MachineError,
+  ReadError,
+  Source,
+  blame_machine,
+)
 from experiments.data.unreadable import Unreadable
 from experiments.runtime.errors import DataError
 from nfnets import images, picture_files
@@ -47,9 +53,31 @@ class Made(NamedTuple):
   unreadable: tuple[Unreadable, ...]
 
 
-def draw(indices: tuple[int, int], rng: np.random.Generator) -> Draw:
-  """Gives an example the seed of its own generators, drawn from Grain's for that position."""
-  return Draw(*indices, int(rng.integers(2**63)))
+def draw(indices: tuple[int, int], rng: np.random.Generator, count: int = 1) -> tuple[Draw, ...]:
+  """Gives examples the seeds of their own generators, drawn from Grain's for that position.
+
+  Args:
+    indices: of the picture, and of the one to mix with.
+    rng: of the position.
+    count: examples of these pictures. The first ones are the same, however many there are.
+  """
+  return tuple(Draw(*indices, int(rng.integers(2**63))) for _ in range(count))
+
+
+class ReadOnce:
+  """A source that reads a picture once, for several examples of it; of one thread."""
+
+  def __init__(self, source: Source):
+    """Takes the source that reads."""
+    self.class_names, self.labels, self.origin = source.class_names, source.labels, source.origin
+    self._source = source
+    self._read = functools.cache(source.__getitem__)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._read(index)
 
 
 class UnreadableError(Exception):
@@ -145,6 +173,10 @@ def make_chain(settings: DataSettings) -> chain.Chain:
   )
 
 
+def _decode(data: bytes, **options: int) -> np.ndarray:
+  return images.decode(data, **options)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainExample:
   """Makes one augmented training example; a function of the source and a Draw alone."""
@@ -160,6 +192,7 @@ class TrainExample:
   resize: str  # one of RESIZES
   chain: chain.Chain
   max_unreadable: int  # gives up after so many in a row: more than the run accepts
+  decoder: Callable[..., np.ndarray] = _decode
 
   @classmethod
   def from_settings(
@@ -184,6 +217,10 @@ class TrainExample:
   def shape(self) -> tuple[int, int, int]:
     """That of an example."""
     return self.image_size, self.image_size, 3
+
+  def of_same_pictures(self) -> 'TrainExample':
+    """Returns one that reads and decodes a picture once, for a few examples in one thread."""
+    return dataclasses.replace(self, source=ReadOnce(self.source), decoder=functools.cache(_decode))
 
   def first(self, draw: Draw) -> Cropped:
     """Reads and crops the example's own picture."""
@@ -234,10 +271,10 @@ class TrainExample:
       nonlocal cut
       shape = images.jpeg_size(data) if self.decode == 'scaled' else None
       if shape is None:
-        return images.decode(data)
+        return self.decoder(data)
       cut = self._cut(shape, rng)
       fits = max(1, min(cut.box[2:]) // self.image_size)
-      image = images.decode(data, shrink=max(n for n in images.SHRINKS if n <= fits))
+      image = self.decoder(data, shrink=max(n for n in images.SHRINKS if n <= fits))
       cut = cut.in_copy(shape, image.shape)
       return image
 

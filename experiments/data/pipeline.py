@@ -9,11 +9,12 @@ effects (`if __name__ == '__main__':`), because Grain starts its workers as fres
 """
 
 import dataclasses
+import functools
 import pathlib
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import grain
@@ -208,14 +209,16 @@ def train_batches(
   """Returns this host's share of the training batches, without end, from a step on.
 
   The examples run through epoch after epoch, each in a new order and newly augmented; a batch may
-  span two epochs. An unreadable picture is replaced by the next readable one of its source.
+  span two epochs. With `data.augmentations_per_image` above 1 each picture of an epoch is in its
+  batch so many times, in places one after the other, with the same picture to mix with. An
+  unreadable picture is replaced by the next readable one of its source.
 
   Args:
     settings: of the data.
     start_step: number of the first batch.
     num_devices: local devices of this host.
     process_index: number of this host.
-    process_count: number of hosts; each takes every process_count-th example.
+    process_count: number of hosts; each takes every process_count-th picture.
     layout: of the images, as the train step was built for it.
     workdir: keeps which pictures could not be used, for other hosts and other starts of the run.
     sampling: draws the examples of each batch by itself, in the place of epochs. An unreadable
@@ -226,25 +229,29 @@ def train_batches(
     slots * views / (process_count * num_devices).
 
   Raises:
+    ConfigError: the batch does not divide by `data.augmentations_per_image`.
     DataError: the data are not as the configuration says, or the batch does not divide.
   """
   source, _ = sources.open_sources(settings)
   host_batch = _host_batch(
     'global_batch_size', settings.global_batch_size, num_devices, process_count
   )
-  if settings.mixing != 'none' and settings.mix_pairing == 'within_batch' and host_batch < 2:
+  settings.check_repeats(process_count)
+  repeats = settings.augmentations_per_image
+  mixes_within = settings.mixing != 'none' and settings.mix_pairing == 'within_batch'
+  if mixes_within and host_batch == repeats:
     raise DataError(
-      'a batch of 1 cannot be mixed within itself: raise --config.global_batch_size, or set '
-      '--config.data.mix_pairing=second_image.'
+      f'a batch of 1 {settings.noun} cannot be mixed within itself: raise '
+      '--config.global_batch_size, or set --config.data.mix_pairing=second_image.'
     )
   make_example = _make_train_example(source, settings)
   if sampling is None:
-    draws = _epochs(len(source), settings.seed, process_index, process_count)
+    draws = _epochs(len(source), settings.seed, repeats, process_index, process_count)
   else:
     draws = HostDraws(sampling, num_devices, process_index, process_count)
-    host_batch = draws.batch
+    host_batch, repeats = draws.batch, sampling.views
     make_example = dataclasses.replace(make_example, max_unreadable=1)
-  shares = _shares(host_batch, settings, _SLICE)
+  shares = _shares(host_batch, settings, max(1, _SLICE // repeats) * repeats)
   if settings.num_workers > 0:
     _require_shared_memory(settings, shares, layout)
   make_slice = collate.TrainSlice(
@@ -255,6 +262,7 @@ def train_batches(
     settings.mix_pairing,
     settings.num_threads,
     layout,
+    repeats,
   )
   slices = grain.MapDataset.range(start_step * shares.count, sys.maxsize).map(make_slice)
   limits = Limits(
@@ -271,18 +279,33 @@ def train_batches(
   return Batches(elements, num_devices, UnreadablePictures(limits, record))
 
 
-def _epochs(size: int, seed: int, process_index: int, process_count: int) -> grain.MapDataset:
-  """The draws of a host, epoch after epoch."""
-  return (
+@dataclasses.dataclass(frozen=True)
+class _OneByOne:
+  """Draws as a sequence, of `repeats` together."""
+
+  groups: Sequence[tuple[one_example.Draw, ...]]
+  repeats: int
+
+  def __getitem__(self, place: int) -> one_example.Draw:
+    group, place = divmod(place, self.repeats)
+    return self.groups[group][place]
+
+
+def _epochs(
+  size: int, seed: int, repeats: int, process_index: int, process_count: int
+) -> Sequence[one_example.Draw]:
+  """The draws of a host, epoch after epoch; each picture of an epoch has so many, together."""
+  groups = (
     grain.experimental.ZipMapDataset([
       _shuffled(size, seed),
       # The pictures to mix with: every one once an epoch as well, in an order of their own.
       _shuffled(size, int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])),
     ])
     .seed(seed)
-    .random_map(one_example.draw)
+    .random_map(functools.partial(one_example.draw, count=repeats))
     .slice(slice(process_index, None, process_count))
   )  # fmt: skip
+  return _OneByOne(groups, repeats)
 
 
 def _shuffled(size: int, seed: int) -> grain.MapDataset:

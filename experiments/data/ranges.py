@@ -35,6 +35,7 @@ FIELDS: dict[str, Row] = {
   'time_mask_share': Number(0, 1),
   'mel_masks': Number(0, 100, whole=True),
   'mel_mask_share': Number(0, 1),
+  'augmentations_per_image': Number(1, 1024, whole=True, note='published: 4 to 16'),
   'crop': OrNone(Choice(('random', 'shift', 'none'))),
   'crop_area': Pair(Number(0, 1, above=True)),
   'crop_aspect': Pair(Number(0.01, 100)),

@@ -44,6 +44,7 @@ class DataSettings:
   time_mask_share: float
   mel_masks: int
   mel_mask_share: float
+  augmentations_per_image: int
   crop: str
   crop_area: tuple[float, float]
   crop_aspect: tuple[float, float]
@@ -132,6 +133,25 @@ class DataSettings:
     return Preprocessing(
       self.eval_image_size, self.eval_mode, self.eval_crop_share, self.mean, self.stddev
     )
+
+  def check_repeats(self, process_count: int) -> None:
+    """Checks that every picture of a batch can be in it `augmentations_per_image` times.
+
+    Args:
+      process_count: processes that share the batch, each of which reads pictures of its own.
+
+    Raises:
+      ConfigError: the batch does not divide; the sentence says what does.
+    """
+    repeats = self.augmentations_per_image
+    least = repeats * process_count
+    if self.global_batch_size % least:
+      each = f' for each of {process_count} processes' if process_count > 1 else ''
+      raise ConfigError(
+        f'--config.global_batch_size is {self.global_batch_size}, but a batch holds each '
+        f'{self.noun} {repeats} times (--config.data.augmentations_per_image): use a multiple of '
+        f'{repeats}{each}, such as {-(-self.global_batch_size // least) * least}.'
+      )
 
   @property
   def train_ends_in_bytes(self) -> bool:

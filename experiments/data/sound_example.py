@@ -12,6 +12,7 @@ from experiments.data.one_example import (
   Cropped,
   Draw,
   Made,
+  ReadOnce,
   UnreadableError,
   first_readable,
   generator,
@@ -64,6 +65,13 @@ class SoundTrainExample:
   def shape(self) -> tuple[int, int, int]:
     """That of an example."""
     return self.preprocessing.frames, self.preprocessing.bands, 1
+
+  def of_same_pictures(self) -> 'SoundTrainExample':
+    """Returns one that reads a sound once, for a few examples in one thread.
+
+    Each decodes the excerpt that it needs.
+    """
+    return dataclasses.replace(self, source=ReadOnce(self.source))
 
   def first(self, draw: Draw) -> Cropped:
     """Reads an excerpt of the example's own sound."""

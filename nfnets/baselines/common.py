@@ -249,7 +249,11 @@ class Baseline(hk.Module):
     out = pool
     if is_training and self.spec.drop_rate > 0:
       out = hk.dropout(hk.next_rng_key(), self.spec.drop_rate, out)
-    return {'pool': pool, 'logits': self.classifier(out)}
+    return {'pool': pool, 'logits': self.classify(out)}
+
+  def classify(self, pool: jax.Array) -> jax.Array:
+    """The logits [N, K] of pooled features [N, C], after dropout."""
+    return self.classifier(pool)
 
 
 def join_state(params: Mapping[str, Any], state: Mapping[str, Any]) -> Tree:

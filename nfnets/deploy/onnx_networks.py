@@ -7,6 +7,7 @@ import numpy as np
 from nfnets import activations, sides, slow_fast, zoo
 from nfnets.baselines.efficientnet import EfficientNetSpec
 from nfnets.baselines.resnet import ResNetSpec
+from nfnets.baselines.unnormalized import UnnormalizedSpec
 from nfnets.baselines.wide_resnet import WideResNetSpec
 from nfnets.block_plan import BlockPlan, plan_blocks
 from nfnets.deploy.onnx_graph import Graph, Map, Padding
@@ -28,7 +29,15 @@ def add_network(graph: Graph, images: Map, params: Params, spec: AnySpec) -> tup
 
   Returns:
     The names of the logits and of the pooled features, and what the latter lack: a factor.
+
+  Raises:
+    ValueError: there is no graph of such networks.
   """
+  if isinstance(spec, UnnormalizedSpec):
+    raise ValueError(
+      f'{spec.family} is a baseline without an ONNX graph: export a normalizer-free network, such '
+      'as NF-ResNet-50, or this one as a StableHLO program.'
+    )
   kinds = {ResNetSpec: _ResNet, EfficientNetSpec: _EfficientNet, WideResNetSpec: _WideResNet}
   kind = kinds.get(type(spec), _NormalizerFree)
   if isinstance(spec, ModelSpec) and spec.fast is not None:

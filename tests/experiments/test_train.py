@@ -156,8 +156,8 @@ def test_a_config_file_that_is_missing(train, tmp_path, arguments):
   output = train(tmp_path / 'run', *arguments, config='configs/missing.py', code=2)
   assert 'Error: there is no config file configs/missing.py: those that come with' in output
   recipes = (
-    'are audio_folder, digits, finetune, image_folder, nfnet_imagenet, private, private_finetune, '
-    'small_images.'
+    'are audio_folder, digits, finetune, image_folder, nfnet_imagenet, pretrain, private, '
+    'private_finetune, small_images.'
   )
   assert recipes in output
   assert output.count('\n') == 1

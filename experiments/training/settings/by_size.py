@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from absl import logging
 from ml_collections import ConfigDict
 
-from experiments.data import TrainingPictures
+from experiments.data import DataSettings, TrainingPictures
 
 FEWEST_UPDATES = 100  # a run of fewer is warned of: a new network has learnt next to nothing
 _POINTS = 40  # of a training curve, at least
@@ -97,9 +97,8 @@ FIELDS = (
   'data.crop',
   'data.eval_mode',
 )
-OF_PICTURE_SIZES = frozenset(
-  {'model.variant', 'data.crop', 'data.eval_mode'}
-)  # those that follow from them too
+# Those that follow from the sizes of the pictures too.
+OF_PICTURE_SIZES = frozenset({'model.variant', 'data.crop', 'data.eval_mode'})
 
 
 def open_fields(config: ConfigDict) -> frozenset[str]:
@@ -115,6 +114,7 @@ def fill_in(config: ConfigDict, pictures: TrainingPictures, num_devices: int) ->
     pictures: to train on.
     num_devices: that share a batch.
   """
+  repeats = DataSettings.from_config(config).augmentations_per_image
   num_train, small = pictures.count, (pictures.side or math.inf) <= _SMALL_SIDE
   scale = next(scale for scale in SCALES if num_train < scale.below)
   course = FINE_TUNING if config.model.pretrained else FROM_SCRATCH
@@ -128,29 +128,37 @@ def fill_in(config: ConfigDict, pictures: TrainingPictures, num_devices: int) ->
   _fill(config, 'data.crop', 'shift' if small else 'random')
   if small:  # else `data.fill_in` decides, by the size in tests
     _fill(config, 'data.eval_mode', 'resize')
-  shared = num_devices * config.accumulation_steps
+  shared = num_devices * math.lcm(config.accumulation_steps, repeats)
   _fill(config, 'global_batch_size', math.ceil(scale.batch / shared) * shared)
-  least = course.least_updates * config.global_batch_size / num_train
+  least = course.least_updates * config.global_batch_size / (num_train * repeats)
   _fill(config, 'num_epochs', max(course.epochs, least))
   _fill(config, 'optimizer.learning_rate', course.rate * math.sqrt(64 / scale.batch))
   _fill(config, 'optimizer.warmup_epochs', course.warmup_share * config.num_epochs)
-  steps = config.num_epochs * num_train / config.global_batch_size
+  steps = config.num_epochs * num_train * repeats / config.global_batch_size
   _fill(config, 'log_every_steps', min(max(int(steps / _POINTS), 1), _MOST_STEPS_A_POINT))
   _fill(config, 'evaluate_every_epochs', config.num_epochs / _EVALUATIONS)
 
 
-def warn_of_few_updates(config: ConfigDict, num_train: int, total_steps: int) -> None:
+def warn_of_few_updates(
+  config: ConfigDict, settings: DataSettings, num_train: int, total_steps: int
+) -> None:
   """Says before a run that it is too short to learn, and what to do about it."""
   if total_steps >= FEWEST_UPDATES:
     return
-  batch = config.global_batch_size
-  epochs = math.ceil(FEWEST_UPDATES * batch / num_train)
+  batch, repeats = config.global_batch_size, settings.augmentations_per_image
+  epochs = math.ceil(FEWEST_UPDATES * batch / (num_train * repeats))
   logging.warning(
     '%s',
     f'{total_steps} updates are few to learn from: {config.num_epochs:g} epochs of '
-    f'{num_train:,} pictures in batches of {batch}. Train for {epochs} epochs or more '
-    f'(--config.num_epochs={epochs}), or take a smaller --config.global_batch_size.',
+    f'{num_train:,} pictures{each_in_batch(repeats)} in batches of {batch}. '
+    f'Train for {epochs} epochs or more (--config.num_epochs={epochs}), or take a smaller '
+    '--config.global_batch_size.',
   )
+
+
+def each_in_batch(repeats: int) -> str:
+  """What follows the number of pictures in a message, if a batch has each of them repeatedly."""
+  return f', each {repeats} times,' if repeats > 1 else ''
 
 
 def _get(config: ConfigDict, field: str) -> Any:

@@ -33,7 +33,12 @@ _AUGMENTATION_OF_PICTURES = (
   'data.published_quirks',
   'data.order',
 )
-_AUGMENTATION = (*_AUGMENTATION_OF_PICTURES, *_MIXING, *_MASKS)
+_AUGMENTATION = (
+  'data.augmentations_per_image',
+  *_AUGMENTATION_OF_PICTURES,
+  *_MIXING,
+  *_MASKS,
+)
 _OF_SOUNDS = ('data.clip_seconds', 'data.mel_bands', *_MASKS)
 _OF_PICTURES = (
   *_AUGMENTATION_OF_PICTURES,

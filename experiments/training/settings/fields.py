@@ -67,6 +67,7 @@ def resolve(config: ConfigDict, pictures: data.TrainingPictures | None = None) -
       num_devices=jax.device_count(),
     )
   _check_sharing(config)
+  _check_repeats(config)
   _check_stages(config.model, spec)
   _check_finetuning(config.finetune, bool(config.model.pretrained), spec)
   private.check(config, spec)
@@ -199,6 +200,17 @@ def _check_sharing(config: ConfigDict) -> None:
     per_device % config.accumulation_steps == 0,
     f'--config.accumulation_steps is {config.accumulation_steps}, which does not divide the '
     f'{per_device} images of each device.',
+  )
+
+
+def _check_repeats(config: ConfigDict) -> None:
+  """Whether each picture can be in a batch `data.augmentations_per_image` times."""
+  settings = data.DataSettings.from_config(config)
+  settings.check_repeats(jax.process_count())
+  _require(
+    not (config.finetune.linear_probe and settings.augmentations_per_image > 1),
+    'the features of a linear probe are computed once, without augmentation: set '
+    '--config.data.augmentations_per_image=1.',
   )
 
 

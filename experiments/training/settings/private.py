@@ -32,12 +32,18 @@ def check(config: ConfigDict, spec: zoo.AnySpec) -> None:
       'examples of a batch, so that no gradient is of one example alone. Take a normalizer-free '
       'network, or WRN-16-4 with --config.model.variant.'
     )
-  mixing = DataSettings.from_config(config).mixing
+  settings = DataSettings.from_config(config)
   for is_fault, sentence in (
     (
-      mixing != 'none',
-      f'--config.data.mixing={mixing} puts two examples into one picture, and privacy is counted '
-      'for each alone: set --config.data.mixing=none.',
+      settings.mixing != 'none',
+      f'--config.data.mixing={settings.mixing} puts two examples into one picture, and privacy is '
+      'counted for each alone: set --config.data.mixing=none.',
+    ),
+    (
+      settings.augmentations_per_image > 1,
+      'a private run draws each picture by itself, and averages the gradients of its augmented '
+      'views before it clips them: set --config.data.augmentations_per_image=1, and '
+      '--config.private.augmentation_multiplicity for the views.',
     ),
     (
       config.optimizer.sam_rho > 0,

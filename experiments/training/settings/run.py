@@ -119,9 +119,9 @@ def read(config: ConfigDict, info: DatasetInfo | None = None, backend: str | Non
   settings = DataSettings.from_config(config)
   info = info or data.describe(settings)
   num_classes = _num_classes(config.model.num_classes, info.num_classes)
-  plan = _make_plan(config.num_epochs, info.num_train, config.global_batch_size)
+  plan = _make_plan(config.num_epochs, info.num_train, settings)
   data.warn_of_lost_borders(settings)
-  by_size.warn_of_few_updates(config, info.num_train, plan.total_steps)
+  by_size.warn_of_few_updates(config, settings, info.num_train, plan.total_steps)
   with config.unlocked():
     budget = private.make_budget(config, info, plan.total_steps)
   spec = fields.model_spec(config.model)
@@ -208,17 +208,19 @@ def _make_network(spec: zoo.AnySpec, num_classes: int) -> hk.TransformedWithStat
   )
 
 
-def _make_plan(num_epochs: float, num_train: int, batch_size: int) -> Plan:
-  steps_per_epoch = num_train / batch_size
+def _make_plan(num_epochs: float, num_train: int, settings: DataSettings) -> Plan:
+  batch_size, repeats = settings.global_batch_size, settings.augmentations_per_image
+  images = f'{num_train} images{by_size.each_in_batch(repeats)}'
+  steps_per_epoch = num_train * repeats / batch_size
   total_steps = round(num_epochs * steps_per_epoch)
   if total_steps < 1:
     raise ConfigError(
-      f'--config.num_epochs={num_epochs} of {num_train} images are less than one batch of '
+      f'--config.num_epochs={num_epochs} of {images} are less than one batch of '
       f'{batch_size}: train longer or use a smaller --config.global_batch_size.'
     )
   if total_steps > _MOST_STEPS:
     raise ConfigError(
-      f'--config.num_epochs={num_epochs} of {num_train} images in batches of {batch_size} are '
+      f'--config.num_epochs={num_epochs} of {images} in batches of {batch_size} are '
       f'{total_steps:,} updates, and a run counts at most {_MOST_STEPS:,}: train for fewer epochs.'
     )
   return Plan(steps_per_epoch, total_steps)

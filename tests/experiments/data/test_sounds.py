@@ -26,13 +26,13 @@ def folder(tmp_path_factory):
   return place
 
 
-def make_settings(folder, **fields):
+def make_settings(folder, size=4, **fields):
   config = base.get_config()
   config.data.update(
     {'source': 'audio_folder', 'dir': str(folder), 'clip_seconds': 0.5, 'mel_bands': 16, **fields}
   )
   config.data.eval_batch_size = 4
-  config.global_batch_size = 4
+  config.global_batch_size = size
   return DataSettings.from_config(config)
 
 
@@ -65,6 +65,28 @@ def test_an_example_is_an_excerpt_and_a_function_of_its_draw(folder):
   assert made.label == train.labels[0]
   assert made.mix_label == train.labels[5]
   assert run(1, 'none')[1].mix_ratio == 1
+
+
+def test_a_sound_is_read_once_for_several_excerpts(folder, monkeypatch):
+  settings = make_settings(folder, size=6, augmentations_per_image=3, max_corrupt_fraction=0.2)
+  single = make_settings(folder, size=2, max_corrupt_fraction=0.2)
+  for step in range(4):
+    with data.train_batches(settings, step, 1) as several:
+      batch = next(several)
+    with data.train_batches(single, step, 1) as once:
+      first = next(once)
+    np.testing.assert_array_equal(batch.labels[0], np.repeat(first.labels[0], 3))
+    np.testing.assert_array_equal(batch.images[:, ::3], first.images)
+    assert len({image.tobytes() for image in batch.images[0]}) == 6
+  train, _ = sources.open_sources(settings)
+  reads, of_class = [], type(train).__getitem__
+  monkeypatch.setattr(
+    type(train), '__getitem__', lambda self, i: reads.append(i) or of_class(self, i)
+  )
+  example = examples.for_training(train, settings, max_unreadable=5).of_same_pictures()
+  for seed in range(3):
+    example.first(one_example.Draw(4, 5, seed))
+  assert reads == [4]
 
 
 def test_batches_of_sounds_are_complete_and_count_what_is_broken(folder, caplog):
