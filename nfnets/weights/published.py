@@ -60,7 +60,9 @@ TIMM: dict[str, TimmWeights] = {
 
 # Small networks, trained here by the commands in docs/models.md; they come with the library.
 _FOLDER = pathlib.Path(__file__).parent / 'shipped'
-SHIPPED: dict[str, pathlib.Path] = {name: _FOLDER / f'{name}.safetensors' for name in ('digits',)}
+SHIPPED: dict[str, pathlib.Path] = {
+  name: _FOLDER / f'{name}.safetensors' for name in ('digits', 'fashion_mnist')
+}
 NAMES: tuple[str, ...] = (*DEEPMIND, *TIMM, *SHIPPED)
 
 

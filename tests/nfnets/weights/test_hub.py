@@ -142,7 +142,7 @@ def test_table_of_the_release():
 
 def test_models_with_weights_are_listed():
   names = nfnets.list_models(pretrained=True)
-  assert names == [*DEEPMIND, *TIMM, 'digits']
+  assert names == [*DEEPMIND, *TIMM, 'digits', 'fashion_mnist']
   assert nfnets.list_models('ECA*', pretrained=True) == [f'eca_nfnet_l{n}' for n in range(3)]
   assert 'F7' in nfnets.list_models()
 
