@@ -1,5 +1,6 @@
 """What the figures of the claims have in common."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,9 +38,11 @@ def labels_of(rows: Sequence[Row]) -> list[str]:
 
 
 def panels(count: int, *, width: float = 4.6, height: float = 3.8) -> tuple[Figure, list[Axes]]:
-  """Returns a figure with so many panels side by side."""
-  figure = Figure(figsize=(width * count, height), dpi=110, layout='constrained')
-  return figure, list(np.atleast_1d(figure.subplots(1, count)))
+  """Returns a figure with so many panels, two in a row: pages are no wider."""
+  columns = min(count, 2)
+  rows = math.ceil(count / columns)
+  figure = Figure(figsize=(width * columns, height * rows), dpi=110, layout='constrained')
+  return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def best_over(axes: Axes, rows: Sequence[Row], field: str, title: str) -> None:

@@ -81,7 +81,7 @@ def _draw_ablation(rows: Sequence[Row]) -> Figure:
   signals = {_LABELS[row['signal_of']]: row for row in rows if 'signal_of' in row}
   labels = drawing.labels_of(runs)
   styles = dict(zip(labels, drawing.STYLES, strict=False))
-  figure, (variance, shift, over_rate, best) = drawing.panels(4, width=3.7)
+  figure, (variance, shift, over_rate, best) = drawing.panels(4)
   for label in labels:
     values = {key: np.array(signals[label][key]) for key in ('variance', 'squared_mean')}
     blocks, style = range(1, len(values['variance']) + 1), {**styles[label], 'markersize': 3}
