@@ -86,5 +86,5 @@ def log_axis(axes: Axes, values: Any) -> None:
 def legend_above(figure: Figure, axes: Axes) -> None:
   """One legend for all panels."""
   handles, labels = axes.get_legend_handles_labels()
-  columns = len(labels) if len(labels) < 4 else 2
+  columns = math.ceil(len(labels) / math.ceil(len(labels) / 3))  # three at most fit in a row
   figure.legend(handles, labels, loc='outside upper center', ncols=columns, frameon=False)

@@ -95,8 +95,7 @@ def _draw_ablation(rows: Sequence[Row]) -> Figure:
   drawing.first_seed_over_rate(over_rate, runs)
   over_rate.set_title('after training, one seed', fontsize='medium')
   _bars(best, runs, styles)
-  handles, _ = over_rate.get_legend_handles_labels()
-  figure.legend(handles, labels, loc='outside upper center', ncols=len(labels), frameon=False)
+  drawing.legend_above(figure, over_rate)
   return figure
 
 
