@@ -180,7 +180,8 @@ def show() -> None:
   if values.sweep:
     sweep = output_files.require(values.sweep, '--sweep', suffixes=('.png',))
   topology = chips.parse_topology(values.topology)
-  asked = values.batch or settings.resolve(config, values.examples).global_batch_size
+  pictures = data.TrainingPictures(values.examples)
+  asked = values.batch or settings.resolve(config, pictures).global_batch_size
   batch = plan.per_device_batch(asked, topology)
   with config.unlocked():
     config.global_batch_size = batch * topology.num_devices

@@ -57,7 +57,7 @@ def unbroken(train, tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize('devices', [1, 4])
+@pytest.mark.parametrize('devices', [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_killed_run_continues_bit_for_bit(unbroken, start_training, train, tmp_path, devices):
   expected, expected_checksums, last = final_arrays(unbroken(devices))
   killed_at = kill_after(start_training(tmp_path, devices=devices), tmp_path, step=20)

@@ -72,6 +72,7 @@ def test_outputs_and_block_statistics_equal_the_published_ones(case, check_again
   check_against_published(*case, num_blocks=12)
 
 
+@pytest.mark.slow
 def test_variance_at_initialisation_is_what_the_theory_predicts():
   """F0 on white noise: over two orders of magnitude (pooling shrinks it) within 15 %.
 
