@@ -5,7 +5,7 @@ Batch normalisation keeps running statistics, so these networks need `hk.transfo
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import haiku as hk
 import jax
@@ -108,6 +108,35 @@ def find_variant(
       raise ValueError(f'Unknown variant {variant!r}: choose one of {", ".join(table)}.')
     variant = table[variant]
   return variant.replace(**{field: v for field, v in changes.items() if v is not None})
+
+
+class BlockRow(NamedTuple):
+  """One residual block, a row of its network's table."""
+
+  in_channels: int
+  out_channels: int
+  stride: int
+  stochdepth_rate: float
+  is_first: bool  # of its stage
+
+
+def plan_stages(spec: Any, in_channels: int) -> list[list[BlockRow]]:
+  """Returns the blocks of each stage of a ResNet.
+
+  Args:
+    spec: has a width, a depth and a stride for each stage, and the last block's stochdepth_rate.
+    in_channels: of the first block.
+  """
+  stages = []
+  for width, depth, stride in zip(spec.width, spec.depth, spec.stride, strict=True):
+    before = sum(map(len, stages))
+    blocks = []
+    for i in range(depth):
+      rate = spec.stochdepth_rate * (before + i) / sum(spec.depth)
+      blocks.append(BlockRow(in_channels, width, stride if i == 0 else 1, rate, i == 0))
+      in_channels = width
+    stages.append(blocks)
+  return stages
 
 
 class Conv2D(hk.Module):

@@ -20,7 +20,14 @@ import jax
 import jax.numpy as jnp
 
 from nfnets import activations, nf_resnet, nfnet
-from nfnets.baselines.common import Baseline, BaselineSpec, Conv2D, find_variant, make_norm
+from nfnets.baselines.common import (
+  Baseline,
+  BaselineSpec,
+  Conv2D,
+  find_variant,
+  make_norm,
+  plan_stages,
+)
 from nfnets.layers import SqueezeExcite, StochasticDepth
 from nfnets.spec import ModelSpec, StemConv, check_choice
 
@@ -180,23 +187,6 @@ class Block(hk.Module):
     return self.conv_shortcut(activated)
 
 
-def _make_stages(spec: ResNetSpec, cross_replica_axis: str | None) -> list[list[Block]]:
-  """The blocks of each stage. Not a method: its name would appear in the modules' paths."""
-  in_channels = spec.stem[-1][2]
-  index = 0
-  stages = []
-  for width, depth, stride in zip(spec.width, spec.depth, spec.stride, strict=True):
-    blocks = []
-    for i in range(depth):
-      rate = spec.stochdepth_rate * index / sum(spec.depth)
-      block_stride = stride if i == 0 else 1
-      blocks.append(Block(spec, in_channels, width, block_stride, rate, cross_replica_axis))
-      in_channels = width
-      index += 1
-    stages.append(blocks)
-  return stages
-
-
 class ResNet(Baseline):
   """A batch-normalised ResNet called as `(images, is_training)` -> `{'pool', 'logits'}`."""
 
@@ -240,7 +230,10 @@ class ResNet(Baseline):
     self.stem_norms = [
       make_norm(spec, f'stem_norm{i}', cross_replica_axis) for i in range(len(spec.stem) - 1)
     ]
-    self.stages = _make_stages(spec, cross_replica_axis)
+    self.stages = [
+      [Block(spec, *row[:4], cross_replica_axis) for row in stage]
+      for stage in plan_stages(spec, spec.stem[-1][2])
+    ]
     self.final_conv = None
     if spec.head_channels:
       self.final_conv = Conv2D(spec.head_channels, 1, name='final_conv')

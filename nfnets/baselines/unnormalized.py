@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from nfnets import activations, nf_resnet
-from nfnets.baselines.common import Baseline, BaselineSpec, Conv2D, find_variant
+from nfnets.baselines.common import Baseline, BaselineSpec, Conv2D, find_variant, plan_stages
 from nfnets.layers import StochasticDepth
 
 
@@ -193,23 +193,6 @@ def _he(fan_out: int, factor: float = 1.0) -> hk.initializers.Initializer:
   return hk.initializers.RandomNormal((2 / fan_out) ** 0.5 * factor)
 
 
-def _make_stages(
-  spec: UnnormalizedSpec, block_class: type[FixUpBlock | SkipInitBlock]
-) -> list[list[FixUpBlock | SkipInitBlock]]:
-  """The blocks of each stage. Not a method: its name would appear in the modules' paths."""
-  in_channels, index = spec.stem_width, 0
-  stages = []
-  for width, depth, stride in zip(spec.width, spec.depth, spec.stride, strict=True):
-    blocks = []
-    for i in range(depth):
-      rate = spec.stochdepth_rate * index / sum(spec.depth)
-      blocks.append(block_class(spec, in_channels, width, stride if i == 0 else 1, rate))
-      in_channels = width
-      index += 1
-    stages.append(blocks)
-  return stages
-
-
 class _Unnormalized(Baseline):
   """A ResNet without normalisation; it has no state."""
 
@@ -249,7 +232,9 @@ class _Unnormalized(Baseline):
     super().__init__(num_classes, spec, fc_init or jnp.zeros, name=name or spec.FAMILY)
     stem_init = hk.initializers.VarianceScaling(1.0)
     self.stem_conv = Conv2D(spec.stem_width, 7, 2, w_init=stem_init, name='stem_conv')
-    self.stages = _make_stages(spec, self.BLOCK)
+    self.stages = [
+      [self.BLOCK(spec, *row[:4]) for row in stage] for stage in plan_stages(spec, spec.stem_width)
+    ]
 
   def stem(self, images: jax.Array) -> jax.Array:
     """Maps images [N, H, W, 3] to the first block's input."""

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from nfnets import activations
-from nfnets.baselines.common import Baseline, BaselineSpec, find_variant
+from nfnets.baselines.common import Baseline, BaselineSpec, find_variant, plan_stages
 from nfnets.layers import Conv2D, StochasticDepth, WSConv2D
 
 
@@ -123,21 +123,6 @@ class Block(hk.Module):
     return self.stochastic_depth(out, is_training) + x
 
 
-def _make_stages(spec: WideResNetSpec) -> list[list[Block]]:
-  """The blocks of each stage. Not a method: its name would appear in the modules' paths."""
-  in_channels, index = spec.stem_width, 0
-  stages = []
-  for width, depth, stride in zip(spec.width, spec.depth, spec.stride, strict=True):
-    blocks = []
-    for i in range(depth):
-      rate = spec.stochdepth_rate * index / sum(spec.depth)
-      blocks.append(Block(spec, in_channels, width, stride if i == 0 else 1, rate, i == 0))
-      in_channels = width
-      index += 1
-    stages.append(blocks)
-  return stages
-
-
 class WideResNet(Baseline):
   """A wide ResNet called as `(images, is_training)` -> `{'pool', 'logits'}`; it has no state."""
 
@@ -173,7 +158,9 @@ class WideResNet(Baseline):
     spec = find_variant(variant, VARIANTS, changes)
     super().__init__(num_classes, spec, fc_init or hk.initializers.VarianceScaling(1.0), name=name)
     self.stem_conv = _conv(spec, spec.stem_width, 3, name='stem_conv')
-    self.stages = _make_stages(spec)
+    self.stages = [
+      [Block(spec, *row) for row in stage] for stage in plan_stages(spec, spec.stem_width)
+    ]
     self.final_norm = GroupNorm(spec.groups, spec.NORM_EPS, 'final_norm')
 
   def features(
